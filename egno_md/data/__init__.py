@@ -1,0 +1,1 @@
+"""Trajectories and labelled frames, and the force fields they come from."""

@@ -1,0 +1,1 @@
+"""Networks in pure torch: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Maps from a state to the segment that follows it."""

@@ -1,0 +1,126 @@
+"""The roles that parts play for one another: potential, propagator, judge.
+
+Plain protocols: anything with these members fits, nothing needs to inherit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from egno_md.segment import Segment
+from egno_md.state import State
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EnergyForces:
+    """What a potential says about a state.
+
+    Attributes:
+        energy: `(n_replicas,)` float64, eV.
+        forces: `(n_replicas, n_atoms, 3)`, eV/Å, dtype of the positions.
+        virial: `(n_replicas, 3, 3)`, eV, -dE/d(strain), or None when not asked for.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    virial: Tensor | None = None
+
+
+@runtime_checkable
+class Potential(Protocol):
+    """Energy and forces of a state."""
+
+    def evaluate(self, state: State) -> EnergyForces:
+        """Return energies and forces of every replica.
+
+        Raises:
+            ValueError: if the potential does not know an element or the result is not finite.
+        """
+        ...
+
+    def energies(self, state: State) -> Tensor:
+        """Return energies only, `(n_replicas,)` float64, eV: cheaper than `evaluate`."""
+        ...
+
+
+@runtime_checkable
+class Propagator(Protocol):
+    """Turns a state into the segment that follows it."""
+
+    @property
+    def frame_interval_fs(self) -> float:
+        """Time between frames."""
+        ...
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of one full segment; the horizon is `n_frames * frame_interval_fs`."""
+        ...
+
+    @property
+    def reversible(self) -> bool:
+        """Whether flipping the velocities at the end leads back to the start."""
+        ...
+
+    @property
+    def volume_preserving(self) -> bool:
+        """Whether the map has a unit Jacobian in phase space."""
+        ...
+
+    def advance(self, state: State, n_frames: int | None = None) -> Segment:
+        """Return the segment that follows `state`.
+
+        Args:
+            state: where to start; left as it is.
+            n_frames: how many frames; a full segment when None. Never more than asked for.
+        """
+        ...
+
+    def restart_state(self) -> dict[str, Tensor]:
+        """Everything besides the `State` that the next `advance` depends on (generators, caches)."""
+        ...
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `restart_state` gave, so that the next `advance` is the same bit for bit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """What a judge says of a segment.
+
+    Attributes:
+        n_accepted: `(n_replicas,)` int64, leading frames that may be kept.
+        reasons: per replica, why the next frame may not, or None when all may.
+        potential_energies: `(n_replicas, n_frames)` eV, NaN where not evaluated, or None.
+    """
+
+    n_accepted: Tensor
+    reasons: tuple[str | None, ...]
+    potential_energies: Tensor | None = None
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Accepts the leading frames of a segment and says why it rejects the rest."""
+
+    @property
+    def name(self) -> str:
+        """Short name for logs: "bond lengths", "energy error"."""
+        ...
+
+    def judge(self, start: State, segment: Segment) -> Verdict:
+        """Look at a segment that followed `start`."""
+        ...
+
+    def restart_state(self) -> dict[str, Tensor]:
+        """Everything the next verdict depends on besides its arguments; often empty."""
+        ...
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `restart_state` gave."""
+        ...

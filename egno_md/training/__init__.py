@@ -1,0 +1,1 @@
+"""Loops, losses and measures."""

@@ -1,0 +1,1 @@
+"""Whole trajectories: generate, store, judge, export, report."""
