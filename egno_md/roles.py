@@ -81,11 +81,11 @@ class Propagator(Protocol):
         ...
 
     def restart_state(self) -> dict[str, Tensor]:
-        """Everything besides the `State` that the next `advance` depends on (generators, caches)."""
+        """Everything besides the `State` that the next `advance` depends on."""
         ...
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `restart_state` gave, so that the next `advance` is the same bit for bit."""
+        """Take back what `restart_state` gave: the next `advance` is then the same bit for bit."""
         ...
 
 

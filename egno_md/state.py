@@ -237,7 +237,7 @@ def kinetic_energy(molecule: Molecule, velocities: Tensor) -> Tensor:
     return 0.5 * EV_PER_AMU_A2_FS2 * (squares * molecule.masses.to(squares.device)).sum(-1)
 
 
-def temperature_K(  # noqa: N802 - the unit is part of every scalar's name
+def temperature_K(
     molecule: Molecule, velocities: Tensor, degrees_of_freedom: int | None = None
 ) -> Tensor:
     """Kinetic temperature of each replica, T = 2 K / (f k_B).
