@@ -70,7 +70,8 @@ class SGDMLParameters:
         pairs = n * (n - 1) // 2
         if self.descriptors.ndim != 2 or self.descriptors.shape[1] != pairs:
             raise ValueError(
-                f"descriptors have shape {self.descriptors.shape}; {n} atoms need (n_train, {pairs})"
+                f"descriptors have shape {self.descriptors.shape}; "
+                f"{n} atoms need (n_train, {pairs})"
             )
         if self.coefficients.shape != self.descriptors.shape:
             raise ValueError(
@@ -238,7 +239,7 @@ class SGDMLPotential:
         """
         self._check_molecule(state)
         energies, forces = [], []
-        for positions in state.positions.split(self._replicas_per_block):
+        for positions in torch.split(state.positions, self._replicas_per_block):
             energy, force = self._block(positions, with_forces=True)
             energies.append(energy)
             forces.append(force)
@@ -255,7 +256,7 @@ class SGDMLPotential:
             ValueError: as `evaluate` does.
         """
         self._check_molecule(state)
-        blocks = state.positions.split(self._replicas_per_block)
+        blocks = torch.split(state.positions, self._replicas_per_block)
         return self._checked(
             torch.cat([self._block(x, with_forces=False)[0] for x in blocks]), state
         )
@@ -298,7 +299,8 @@ class SGDMLPotential:
         given = state.molecule.numbers.to(self.numbers.device)
         if len(given) != len(self.numbers):
             raise ValueError(
-                f"this sGDML force field is for {len(self.numbers)} atoms, the state has {len(given)}"
+                f"this sGDML force field is for {len(self.numbers)} atoms, "
+                f"the state has {len(given)}"
             )
         different = (given != self.numbers).nonzero()
         if len(different):
