@@ -1,0 +1,330 @@
+"""eSCN for molecular dynamics: energies of molecules and crystals, fit for forces.
+
+After eSCN (arXiv 2302.03655) with the changes that dynamics needs: the energy is one smooth
+function of the positions and forces are its gradient; every message ends in a twice
+continuous envelope, so no neighbour appears suddenly; activations are gates, exactly
+equivariant, without grids on the sphere; edge frames are deterministic and carry gradients.
+
+| step | equation |
+|---|---|
+| start | x_i = embed(Z_i) + sum_j env(d_ij) D_ij^T [radial(d_ij, Z_i, Z_j) on m = 0] |
+| edge | z_ij = D_ij (A x_j + B x_i) * radial(d_ij, Z_i, Z_j) |
+| message | m_ij = env(d_ij) D_ij^T SO2'( gate( SO2(z_ij) ) ) |
+| atom | x_i += C sum_j m_ij / sqrt(typical neighbours);  x_i += gate network(x_i) |
+| energy | E = sum_i ( E0(Z_i) + scale * readout(x_i) ), summed in float64 |
+
+In the edge frame all coefficients with m = 0 are invariant, so the gate of degree l on an edge
+is the sigmoid of its own m = 0 coefficient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egno_md.models.degree_layers import DegreeGate, DegreeLinear, DegreeNorm, degree_power
+from egno_md.models.edge_frame import edge_frames
+from egno_md.models.radial_basis import RadialBasis, envelope
+from egno_md.models.so2_convolution import SO2Convolution, edge_order, n_edge_pairs
+from egno_md.models.wigner import WignerMatrices, stack_blocks
+
+#: Largest atomic number the tables have room for.
+_MAX_NUMBER = 118
+
+
+class EdgeMessage(nn.Module):
+    """Messages along edges and their sum on atoms."""
+
+    def __init__(
+        self,
+        max_degree: int,
+        max_order: int,
+        channels: int,
+        hidden_channels: int,
+        radial_hidden: int,
+        mirror: bool,
+        neighbours: float,
+    ) -> None:
+        """Draw the weights; the arguments are those of `ESCNMD`."""
+        super().__init__()
+        self.hidden = hidden_channels
+        self.rescale = 1.0 / math.sqrt(neighbours)
+        self.mix_source = DegreeLinear(max_degree, channels, hidden_channels)
+        self.mix_target = DegreeLinear(max_degree, channels, hidden_channels, bias=False)
+        self.pairs = n_edge_pairs(max_degree, max_order)
+        self.radial = nn.Linear(radial_hidden, self.pairs * hidden_channels)
+        nn.init.ones_(self.radial.bias)
+        sizes = (max_degree, max_order, hidden_channels, hidden_channels)
+        self.first = SO2Convolution(*sizes, mirror=mirror)
+        self.second = SO2Convolution(*sizes, mirror=mirror)
+        self.mix_out = DegreeLinear(max_degree, hidden_channels, channels, bias=False)
+        _, degrees, pairs = edge_order(max_degree, max_order)
+        self.register_buffer("degree_rows", torch.tensor(degrees), persistent=False)
+        self.register_buffer("pair_rows", torch.tensor(pairs), persistent=False)
+        self.degree_rows: Tensor
+        self.pair_rows: Tensor
+
+    def forward(
+        self,
+        features: Tensor,
+        into_frame: Tensor,
+        out_of_frame: Tensor,
+        edge_invariants: Tensor,
+        source: Tensor,
+        target: Tensor,
+    ) -> Tensor:
+        """Return what each atom receives.
+
+        Args:
+            features: `(n, (L+1)^2, channels)`.
+            into_frame: `(n_edges, n_coefficients, (L+1)^2)`, Wigner rows.
+            out_of_frame: its transpose times the envelope.
+            edge_invariants: `(n_edges, radial_hidden)`.
+            source: `(n_edges,)` sending atoms.
+            target: `(n_edges,)` receiving atoms.
+
+        Returns:
+            `(n, (L+1)^2, channels)`.
+        """
+        sent = self.mix_source(features).index_select(0, source)
+        kept = self.mix_target(features).index_select(0, target)
+        weights = self.radial(edge_invariants).view(-1, self.pairs, self.hidden)
+        edge = torch.bmm(into_frame, sent + kept) * weights.index_select(1, self.pair_rows)
+        parts = self.first(edge)
+        gates = torch.sigmoid(parts[0]).index_select(1, self.degree_rows)
+        edge = torch.cat(self.second(torch.cat(parts, 1) * gates), 1)
+        messages = torch.bmm(out_of_frame, edge)
+        received = messages.new_zeros((features.shape[0], *messages.shape[1:]))
+        received = received.index_add(0, target, messages)
+        out: Tensor = self.mix_out(received * self.rescale)
+        return out
+
+
+class ESCNMD(nn.Module):
+    """Energy of flat graphs of atoms; differentiable twice and more in the positions."""
+
+    def __init__(
+        self,
+        elements: Sequence[int],
+        *,
+        cutoff_A: float = 5.0,
+        max_degree: int = 2,
+        max_order: int = 2,
+        channels: int = 32,
+        hidden_channels: int = 32,
+        n_layers: int = 2,
+        n_radial: int = 8,
+        radial_hidden: int = 64,
+        radial_kind: str = "bessel",
+        mirror: bool = False,
+        typical_neighbours: float = 8.0,
+        reference_energies_eV: Sequence[float] | None = None,
+        energy_scale_eV: float = 1.0,
+    ) -> None:
+        """Draw the weights with torch's global generator.
+
+        Args:
+            elements: atomic numbers the model knows, each once.
+            cutoff_A: atoms farther than this do not see each other, Å.
+            max_degree: highest degree L of the features.
+            max_order: highest order M kept on edges.
+            channels: channels of the atom features.
+            hidden_channels: channels on edges.
+            n_layers: message-passing layers.
+            n_radial: radial basis functions.
+            radial_hidden: width of the radial network.
+            radial_kind: "bessel" or "gaussian".
+            mirror: make the energy invariant to mirror images by construction.
+            typical_neighbours: neighbours of an average atom, scales sums.
+            reference_energies_eV: energy of each element in order, eV; zeros when None.
+            energy_scale_eV: what the network's unit stands for, eV.
+
+        Raises:
+            ValueError: for elements or reference energies that do not fit.
+        """
+        super().__init__()
+        known = [int(z) for z in elements]
+        if not known or len(set(known)) != len(known) or not set(known) <= set(range(1, 119)):
+            raise ValueError(f"elements must be different atomic numbers 1 to 118, got {known}")
+        references = [float(e) for e in reference_energies_eV or [0.0] * len(known)]
+        if len(references) != len(known):
+            raise ValueError(
+                f"{len(known)} elements need as many reference energies, got {len(references)}"
+            )
+        self._architecture: dict[str, Any] = {
+            "name": "escn-md",
+            "elements": known,
+            "cutoff_A": float(cutoff_A),
+            "max_degree": max_degree,
+            "max_order": max_order,
+            "channels": channels,
+            "hidden_channels": hidden_channels,
+            "n_layers": n_layers,
+            "n_radial": n_radial,
+            "radial_hidden": radial_hidden,
+            "radial_kind": radial_kind,
+            "mirror": mirror,
+            "typical_neighbours": float(typical_neighbours),
+            "reference_energies_eV": references,
+            "energy_scale_eV": float(energy_scale_eV),
+        }
+        self.cutoff_A = float(cutoff_A)
+        self.max_degree, self.max_order, self.channels = max_degree, max_order, channels
+        self.rescale = 1.0 / math.sqrt(typical_neighbours)
+        self._make_tables(known, references)
+        self.wigner = WignerMatrices(max_degree)
+        self.basis = RadialBasis(cutoff_A, n_radial, radial_kind)
+        self.embedding = nn.Embedding(len(known), channels)
+        self.source_embedding = nn.Embedding(len(known), radial_hidden)
+        self.target_embedding = nn.Embedding(len(known), radial_hidden)
+        self.radial_first = nn.Linear(n_radial, radial_hidden)
+        self.radial_second = nn.Linear(radial_hidden, radial_hidden)
+        self.edge_degree = nn.Linear(radial_hidden, (max_degree + 1) * channels)
+        self.message_norms, self.messages = nn.ModuleList(), nn.ModuleList()
+        self.atom_norms, self.atom_steps = nn.ModuleList(), nn.ModuleList()
+        for _ in range(n_layers):
+            self.message_norms.append(DegreeNorm(max_degree, channels))
+            self.messages.append(
+                EdgeMessage(
+                    max_degree,
+                    max_order,
+                    channels,
+                    hidden_channels,
+                    radial_hidden,
+                    mirror,
+                    typical_neighbours,
+                )
+            )
+            self.atom_norms.append(DegreeNorm(max_degree, channels))
+            self.atom_steps.append(DegreeGate(max_degree, channels, channels))
+        self.final_norm = DegreeNorm(max_degree, channels)
+        self.readout = nn.Sequential(
+            nn.Linear((max_degree + 1) * channels, channels), nn.SiLU(), nn.Linear(channels, 1)
+        )
+
+    def _make_tables(self, known: list[int], references: list[float]) -> None:
+        rows = torch.full((_MAX_NUMBER + 1,), -1, dtype=torch.int64)
+        rows[known] = torch.arange(len(known))
+        self.register_buffer("element_rows", rows, persistent=False)
+        energies = torch.tensor(references, dtype=torch.float64)
+        self.register_buffer("reference_energies", energies, persistent=False)
+        order, _, _ = edge_order(self.max_degree, self.max_order)
+        self.register_buffer("edge_rows", torch.tensor(order), persistent=False)
+        self.element_rows: Tensor
+        self.reference_energies: Tensor
+        self.edge_rows: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move the module; reference energies stay float64 whatever the network's dtype."""
+        super()._apply(fn, recurse)
+        self.reference_energies = torch.tensor(
+            self._architecture["reference_energies_eV"],
+            dtype=torch.float64,
+            device=self.reference_energies.device,
+        )
+        return self
+
+    @classmethod
+    def from_architecture(cls, architecture: Mapping[str, Any]) -> ESCNMD:
+        """Build an untrained model from what `architecture` returned.
+
+        Args:
+            architecture: constructor arguments, and "name" = "escn-md".
+
+        Raises:
+            ValueError: for another name or an unknown argument.
+        """
+        settings = dict(architecture)
+        name = settings.pop("name", "escn-md")
+        if name != "escn-md":
+            raise ValueError(f'the architecture is {name!r}, ESCNMD needs "escn-md"')
+        allowed = set(cls(elements=[1], n_layers=0)._architecture) - {"name"}
+        if unknown := sorted(set(settings) - allowed):
+            raise ValueError(f"unknown settings {unknown}; known are {sorted(allowed)}")
+        if "elements" not in settings:
+            raise ValueError("the architecture lists no elements")
+        return cls(settings.pop("elements"), **settings)
+
+    def architecture(self) -> dict[str, Any]:
+        """Return everything needed to build this model again, weights aside; JSON-able."""
+        return {k: list(v) if isinstance(v, list) else v for k, v in self._architecture.items()}
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers the model knows."""
+        return tuple(self._architecture["elements"])
+
+    def forward(
+        self,
+        positions: Tensor,
+        numbers: Tensor,
+        edge_index: Tensor,
+        shifts: Tensor,
+        batch: Tensor,
+        n_graphs: int,
+    ) -> Tensor:
+        """Return the energy of every graph.
+
+        Args:
+            positions: `(n, 3)`, Å; float64 is best, differences are taken before the cast.
+            numbers: `(n,)` int64, atomic numbers.
+            edge_index: `(2, n_edges)` int64, source row then target row, both directions.
+            shifts: `(n_edges, 3)`, Å, added to the source position.
+            batch: `(n,)` int64, graph of each atom.
+            n_graphs: number of graphs.
+
+        Returns:
+            `(n_graphs,)` float64, eV.
+        """
+        source, target = edge_index[0], edge_index[1]
+        rows = self.element_rows.index_select(0, numbers)
+        arrows = positions.index_select(0, source) + shifts - positions.index_select(0, target)
+        arrows = arrows.to(self.embedding.weight.dtype)
+        distances = arrows.square().sum(-1).sqrt()
+        edge = self._edge_invariants(distances, rows, source, target)
+        ends = envelope(distances, self.cutoff_A)[:, None, None]
+        blocks = self.wigner(edge_frames(arrows / distances[:, None]))
+        into_frame = stack_blocks(blocks, self.edge_rows)
+        out_of_frame = into_frame.transpose(1, 2) * ends
+
+        features = self._start(rows, edge, out_of_frame, target)
+        for norm, message, atom_norm, atom_step in zip(
+            self.message_norms, self.messages, self.atom_norms, self.atom_steps, strict=True
+        ):
+            features = features + message(
+                norm(features), into_frame, out_of_frame, edge, source, target
+            )
+            features = features + atom_step(atom_norm(features))
+        return self._total(self.final_norm(features), rows, batch, n_graphs)
+
+    def _edge_invariants(
+        self, distances: Tensor, rows: Tensor, source: Tensor, target: Tensor
+    ) -> Tensor:
+        """Features of an edge that depend on its length and its two elements."""
+        hidden = self.radial_first(self.basis(distances))
+        hidden = hidden + self.source_embedding(rows).index_select(0, source)
+        hidden = hidden + self.target_embedding(rows).index_select(0, target)
+        hidden = self.radial_second(nn.functional.silu(hidden))
+        return nn.functional.silu(hidden)
+
+    def _start(self, rows: Tensor, edge: Tensor, out_of_frame: Tensor, target: Tensor) -> Tensor:
+        """First atom features: the element, and the directions of the neighbours."""
+        n_m0 = self.max_degree + 1
+        weights = self.edge_degree(edge).view(-1, n_m0, self.channels)
+        seen = torch.bmm(out_of_frame[:, :, :n_m0], weights)
+        start = seen.new_zeros((rows.shape[0], *seen.shape[1:]))
+        start = start.index_add(0, target, seen) * self.rescale
+        scalars = self.embedding(rows)[:, None] + start[:, :1]
+        return torch.cat((scalars, start[:, 1:]), 1)
+
+    def _total(self, features: Tensor, rows: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
+        """Sum atoms in float64."""
+        seen = torch.cat((features[:, 0], degree_power(features)), 1)
+        scale = float(self._architecture["energy_scale_eV"])
+        atoms = self.readout(seen)[:, 0].to(torch.float64) * scale
+        atoms = atoms + self.reference_energies.index_select(0, rows)
+        return atoms.new_zeros(n_graphs).index_add(0, batch, atoms)
