@@ -147,7 +147,7 @@ class LabelledFrames:
     @property
     def elements(self) -> list[int]:
         """Atomic numbers that occur, ascending."""
-        return [int(z) for z in self.numbers.unique()]
+        return [int(z) for z in torch.unique(self.numbers)]
 
     def dense(self) -> DenseFrames:
         """Return the frames of one molecule as `(n_frames, n_atoms, 3)` arrays.
@@ -277,7 +277,7 @@ class LabelledFrames:
             raise ValueError("frames are labelled on the spot for molecules without a cell only")
         parts = [
             potential.evaluate(state.replica(chunk))
-            for chunk in torch.arange(state.n_replicas).split(batch)
+            for chunk in torch.split(torch.arange(state.n_replicas), batch)
         ]
         return cls.stack(
             state.molecule.numbers,

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Advance = Callable[[float, str], None]
+Advance = Callable[[int, str], None]
 
 
-def _ignore(amount: float, note: str) -> None:
+def _ignore(amount: int, note: str) -> None:
     """Stand in for the bar when nobody is watching."""
 
 
 @contextmanager
-def progress_bar(description: str, total: float, done: float = 0.0) -> Iterator[Advance]:
+def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show how far a long job is.
 
     Args:
@@ -50,7 +50,7 @@ def progress_bar(description: str, total: float, done: float = 0.0) -> Iterator[
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total, completed=done, note="", rate="")
 
-        def advance(amount: float, note: str) -> None:
+        def advance(amount: int, note: str) -> None:
             speed = bar.tasks[0].speed
             rate = f"{speed:.3g}/s" if speed else ""
             bar.update(task, advance=amount, note=note, rate=rate)

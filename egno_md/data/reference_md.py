@@ -85,7 +85,8 @@ class _Chains:
 
     def _torn(self) -> Tensor:
         ends = self.state.positions[:, self.bonds]
-        return ((ends[:, :, 0] - ends[:, :, 1]).norm(dim=-1) > self.limits_A).any(-1)
+        lengths = torch.linalg.vector_norm(ends[:, :, 0] - ends[:, :, 1], dim=-1)
+        return (lengths > self.limits_A).any(-1)
 
     def _replace(self, torn: Tensor) -> None:
         whole = (~torn).nonzero()[:, 0]

@@ -39,7 +39,7 @@ class Split:
             if len(getattr(self, name)) == 0:
                 raise ValueError(f"the {name} set is empty; more data or other shares are needed")
         together = torch.cat([self.training, self.validation, self.test])
-        if len(together.unique()) != len(together):
+        if len(torch.unique(together)) != len(together):
             raise ValueError(
                 "a frame stands in more than one of the training, validation, test sets"
             )
@@ -60,7 +60,7 @@ def split_by_trajectory(
         ValueError: if there are fewer than three trajectories or the shares leave nothing.
     """
     _check_shares(validation, test)
-    labels = trajectory.unique()
+    labels: Tensor = torch.unique(trajectory)
     n = len(labels)
     if n < 3:
         raise ValueError(f"a split by trajectories needs at least 3 of them, got {n}")

@@ -10,12 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from egno_md.data.cache import read_tensors, write_tensors
 from egno_md.state import Molecule, State
+
+
+#: Fields with one entry per window.
+_COLUMNS = (
+    "positions0",
+    "velocities0",
+    "positions",
+    "velocities",
+    "energies0",
+    "energies",
+    "trajectory",
+    "begins_fs",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,19 +117,7 @@ class Windows:
             windows: indices `(k,)`, or a boolean mask `(n_windows,)`.
         """
         index = torch.as_tensor(windows)
-        picked = {
-            name: getattr(self, name)[index]
-            for name in (
-                "positions0",
-                "velocities0",
-                "positions",
-                "velocities",
-                "energies0",
-                "energies",
-                "trajectory",
-                "begins_fs",
-            )
-        }
+        picked: dict[str, Any] = {name: getattr(self, name)[index] for name in _COLUMNS}
         return replace(self, **picked)
 
     def upto(self, n_frames: int) -> Windows:
@@ -157,21 +159,14 @@ class Windows:
             labels = part.trajectory if part.trajectory is not None else torch.zeros(0).long()
             trajectories.append(labels + offset)
             offset = int(trajectories[-1].max()) + 1
-        joined = {
-            name: torch.cat([getattr(p, name) for p in parts])
-            for name in (
-                "positions0",
-                "velocities0",
-                "positions",
-                "velocities",
-                "energies0",
-                "energies",
-                "begins_fs",
-            )
+        columns = [
+            {name: getattr(part, name) for name in _COLUMNS} | {"trajectory": labels}
+            for part, labels in zip(parts, trajectories, strict=True)
+        ]
+        joined: dict[str, Any] = {
+            name: torch.cat([column[name] for column in columns]) for name in columns[0]
         }
-        return replace(
-            first, **joined, trajectory=torch.cat(trajectories), source=source or first.source
-        )
+        return replace(first, **joined, source=source or first.source)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as named tensors, for `from_tensors`."""
@@ -202,10 +197,10 @@ class Windows:
         Raises:
             ValueError: if a field is missing or wrong.
         """
-        rest = dict(tensors)
+        rest: dict[str, Any] = dict(tensors)
         try:
             molecule = Molecule(rest.pop("numbers"), rest.pop("masses"), rest.pop("bonds"))
-            return cls(molecule, source=source, **rest)  # type: ignore[arg-type]
+            return cls(molecule, source=source, **rest)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{source}: not a file of windows ({error})") from error
 
