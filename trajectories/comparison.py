@@ -1,0 +1,294 @@
+"""How a trajectory's statistics compare with a reference, each number beside its noise floor.
+
+A reference belongs to a molecule whose atoms may stand in another order than the run's. Bonds,
+angles and torsions are therefore compared as classes of alike ones (`bond_classes.py`), which
+no order changes; each bond still gets its own reference mean through its class or, where the
+order is the same, from the very bond. A reference whose classes differ is of another molecule
+and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from egno_md.state import Molecule
+from egno_md.trajectories.bond_classes import InternalCoordinates, internal_coordinates
+from egno_md.trajectories.divergence import (
+    Measure,
+    block_bootstrap,
+    density_difference,
+    jensen_shannon,
+    sampling_floor,
+)
+from egno_md.trajectories.histograms import Bins, sum_alike
+
+#: Keys without which a dictionary of tensors is not a reference.
+REQUIRED_KEYS = (
+    "numbers",
+    "bonds",
+    "bond_class",
+    "bond_mean_A",
+    "bond_low_A",
+    "bond_counts",
+    "bond_inefficiency_fs",
+    "block_frames",
+    "frame_interval_fs",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One measured difference between a run and its reference.
+
+    Attributes:
+        label: what was compared, for people.
+        value: the difference.
+        error: its standard error from the run's own blocks, NaN with one block.
+        floor: the difference that chance alone gives at this length, on average.
+        floor_high: 95 % of chance differences are smaller.
+    """
+
+    label: str
+    value: float
+    error: float
+    floor: float
+    floor_high: float
+
+    @property
+    def ratio(self) -> float:
+        """Difference over floor; 0 when both are 0."""
+        if self.floor > 0:
+            return self.value / self.floor
+        return 0.0 if self.value <= 1e-12 else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A run against its reference.
+
+    Attributes:
+        run_blocks: length of the run in blocks of the reference.
+        reference_blocks: blocks of the reference.
+        block_ps: length of a reference block, ps.
+        extrapolated: whether the floor had to be carried to the run's length by its law.
+        same_order: whether the atoms stand in the reference's order.
+        bonds: Jensen-Shannon divergence of each class of alike bonds.
+        bond_mean: their average.
+        angles: likewise for angles, empty when the reference has none.
+        torsions: likewise for torsions.
+        pairs: mean absolute difference of h(r), or None when either has no h(r).
+    """
+
+    run_blocks: float
+    reference_blocks: int
+    block_ps: float
+    extrapolated: bool
+    same_order: bool
+    bonds: tuple[Difference, ...]
+    bond_mean: Difference | None
+    angles: tuple[Difference, ...]
+    torsions: tuple[Difference, ...]
+    pairs: Difference | None
+
+
+def check_reference(reference: Mapping[str, Tensor]) -> Molecule:
+    """Say whether tensors are reference statistics, and of which molecule.
+
+    Args:
+        reference: what `reference.safetensors` holds.
+
+    Returns:
+        The reference's molecule, with standard masses.
+
+    Raises:
+        ValueError: naming the keys that are missing or the newer format.
+    """
+    missing = [key for key in REQUIRED_KEYS if key not in reference]
+    if missing:
+        raise ValueError(
+            f"reference statistics lack {', '.join(missing)}; make them with `egno-md reference`"
+        )
+    version = int(reference.get("format_version", torch.tensor(1)))
+    if version > 1:
+        raise ValueError(
+            f"reference statistics have format {version}; this egno-md reads up to 1: upgrade it"
+        )
+    return Molecule.from_numbers(reference["numbers"], bonds=reference["bonds"])
+
+
+def same_order(reference: Mapping[str, Tensor], molecule: Molecule) -> bool:
+    """Say whether a molecule has the reference's atoms and bonds in the reference's order."""
+    return torch.equal(reference["numbers"], molecule.numbers) and torch.equal(
+        reference["bonds"], molecule.bonds
+    )
+
+
+def reference_bond_means(reference: Mapping[str, Tensor], molecule: Molecule) -> Tensor:
+    """Mean length of each of a molecule's bonds, whatever order its atoms stand in.
+
+    Args:
+        reference: what `reference.safetensors` holds.
+        molecule: whose bonds.
+
+    Returns:
+        `(n_bonds,)` float64, Å, in the order of `molecule.bonds`.
+
+    Raises:
+        ValueError: if the reference is of another molecule.
+    """
+    return _per_bond(reference, molecule, "bond_mean_A")
+
+
+def bins_for(reference: Mapping[str, Tensor], molecule: Molecule) -> Bins:
+    """Return the reference's bins for a molecule, so that both are counted alike.
+
+    Args:
+        reference: what `reference.safetensors` holds.
+        molecule: the run's molecule.
+
+    Raises:
+        ValueError: if the reference is of another molecule.
+    """
+    return Bins(internal_coordinates(molecule), _per_bond(reference, molecule, "bond_low_A"))
+
+
+def compare(
+    run: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    molecule: Molecule,
+    generator: torch.Generator,
+) -> Comparison:
+    """Compare a run with a reference.
+
+    Args:
+        run: statistics of the run, counted in the bins of `bins_for`.
+        reference: what `reference.safetensors` holds.
+        molecule: the run's molecule.
+        generator: draws blocks for floors and errors.
+
+    Raises:
+        ValueError: if the reference is of another molecule.
+    """
+    there, here = _matched(reference, molecule)
+    length = run_length_in_blocks(run, reference)
+    n_blocks = int(reference["block_frames"].shape[0])
+    scale = (length, generator)
+
+    def differences(key: str, labels: tuple[str, ...]) -> tuple[Difference, ...]:
+        mine, theirs = run.get(key), reference.get(key)
+        if mine is None or theirs is None or not labels:
+            return ()
+        if key == "bond_counts":
+            mine = sum_alike(mine, here.bond_class, len(labels))
+            theirs = sum_alike(theirs, there.bond_class, len(labels))
+        return _differences(mine, theirs, labels, jensen_shannon, 1.0, *scale)
+
+    def mean_of_bonds() -> Difference | None:
+        if not here.bond_keys:
+            return None
+        mine = sum_alike(run["bond_counts"], here.bond_class, len(here.bond_keys))
+        theirs = sum_alike(reference["bond_counts"], there.bond_class, len(there.bond_keys))
+        (found,) = _differences(mine, theirs, ("all bonds",), _mean_divergence, 1.0, *scale)
+        return found
+
+    pairs = None
+    if "pair_counts" in run and "pair_counts" in reference:
+        (pairs,) = _differences(
+            run["pair_counts"],
+            reference["pair_counts"],
+            ("h(r)",),
+            density_difference,
+            0.5,
+            *scale,
+        )
+    seconds = reference["block_frames"].double().mean() * reference["frame_interval_fs"]
+    return Comparison(
+        length,
+        n_blocks,
+        float(seconds) * 1e-3,
+        not 1.0 <= length <= n_blocks / 2,
+        same_order(reference, molecule),
+        differences("bond_counts", here.bond_labels),
+        mean_of_bonds(),
+        differences("angle_counts", here.angle_labels),
+        differences("torsion_counts", here.torsion_labels),
+        pairs,
+    )
+
+
+def run_length_in_blocks(run: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+    """Length of a run in blocks of the reference, as far as sampling noise goes.
+
+    Frames closer together than the correlation time of the bonds count together; so a run with
+    frames every 8 fs and a reference with frames every 2 fs are put on one scale.
+
+    Args:
+        run: statistics of the run.
+        reference: what `reference.safetensors` holds.
+    """
+    slowest = float(reference["bond_inefficiency_fs"].amax()) if len(reference["bonds"]) else 0.0
+
+    def independent(statistics: Mapping[str, Tensor], frames: Tensor) -> float:
+        interval_fs = float(statistics["frame_interval_fs"])
+        return float(frames) * interval_fs / max(slowest, interval_fs)
+
+    block = independent(reference, reference["block_frames"].double().mean())
+    return independent(run, run["block_frames"].sum()) / block
+
+
+def _mean_divergence(first: Tensor, second: Tensor) -> Tensor:
+    return jensen_shannon(first, second).mean(-1)
+
+
+def _differences(
+    mine: Tensor,
+    theirs: Tensor,
+    labels: tuple[str, ...],
+    measure: Measure,
+    noise_power: float,
+    length: float,
+    generator: torch.Generator,
+) -> tuple[Difference, ...]:
+    filled = mine.reshape(mine.shape[0], -1).sum(-1) > 0
+    value, error = block_bootstrap(mine[filled], theirs.sum(0), measure, generator)
+    floor = sampling_floor(theirs, length, measure, generator, noise_power=noise_power)
+    columns = (value, error, floor.mean, floor.high)
+    rows = zip(*(c.reshape(-1).tolist() for c in columns), strict=True)
+    return tuple(Difference(label, *row) for label, row in zip(labels, rows, strict=True))
+
+
+def _matched(
+    reference: Mapping[str, Tensor], molecule: Molecule
+) -> tuple[InternalCoordinates, InternalCoordinates]:
+    """Internal coordinates of reference and molecule, known to have the same classes."""
+    other = check_reference(reference)
+    there, here = internal_coordinates(other), internal_coordinates(molecule)
+    same = (
+        torch.equal(other.numbers.sort().values, molecule.numbers.sort().values)
+        and there.bond_keys == here.bond_keys
+        and there.angle_keys == here.angle_keys
+        and there.torsion_keys == here.torsion_keys
+        and torch.equal(torch.bincount(there.bond_class), torch.bincount(here.bond_class))
+    )
+    if not same:
+        raise ValueError(
+            f"the reference statistics are of another molecule: {other.n_atoms} atoms with "
+            f"{len(other.bonds)} bonds, the run has {molecule.n_atoms} atoms with "
+            f"{len(molecule.bonds)} bonds of other elements or connections"
+        )
+    return there, here
+
+
+def _per_bond(reference: Mapping[str, Tensor], molecule: Molecule, key: str) -> Tensor:
+    """Carry a per-bond value over: bond by bond, or through the classes in another order."""
+    there, here = _matched(reference, molecule)
+    values = reference[key].to(torch.float64)
+    if same_order(reference, molecule):
+        return values
+    n = len(there.bond_keys)
+    total = torch.zeros(n, dtype=torch.float64).index_add_(0, there.bond_class, values)
+    return (total / torch.bincount(there.bond_class, minlength=n).clamp_min(1))[here.bond_class]
