@@ -70,7 +70,8 @@ def bond_lengths(positions: Tensor, bonds: Tensor) -> Tensor:
     """
     x = positions.to(torch.float64)
     along: Tensor = x[..., bonds[:, 0], :] - x[..., bonds[:, 1], :]
-    return torch.linalg.vector_norm(along, dim=-1)
+    lengths: Tensor = torch.linalg.vector_norm(along, dim=-1)
+    return lengths
 
 
 def angle_values(positions: Tensor, angles: Tensor) -> Tensor:
