@@ -1,0 +1,14 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def oscillator():
+    """The module noisy_oscillator.py beside this file."""
+    path = Path(__file__).with_name("noisy_oscillator.py")
+    spec = importlib.util.spec_from_file_location("noisy_oscillator", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
