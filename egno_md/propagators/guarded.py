@@ -1,0 +1,289 @@
+"""A fast propagator that is checked, with a safe one behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from egno_md.propagators.restart import named_under, taken_from
+from egno_md.roles import Judge, Propagator, Verdict
+from egno_md.segment import Event, MadeBy, Segment
+from egno_md.state import State
+
+#: Speaks when frames that are not finite passed every judge.
+_LAST_CHECK = "finite values"
+
+
+def finite_frames(segment: Segment) -> Tensor:
+    """Whether all positions and velocities are finite, `(n_replicas, n_frames)` bool."""
+    both = torch.isfinite(segment.positions) & torch.isfinite(segment.velocities)
+    return both.flatten(2).all(-1)
+
+
+def leading(accepted: Tensor) -> Tensor:
+    """Count the frames before the first that is not accepted.
+
+    Args:
+        accepted: `(n_replicas, n_frames)` bool.
+
+    Returns:
+        `(n_replicas,)` int64.
+    """
+    return accepted.to(torch.int64).cumprod(1).sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardStatistics:
+    """What a guard has done so far.
+
+    Attributes:
+        segments: proposals judged, counted per replica.
+        frames_by: frames kept, by the name of their maker.
+        rejections_by: proposals cut, by the name of the judge that spoke.
+        frames_lost_by: frames that these cuts replaced.
+    """
+
+    segments: int
+    frames_by: dict[str, int]
+    rejections_by: dict[str, int]
+    frames_lost_by: dict[str, int]
+
+
+class GuardedPropagator:
+    """Takes segments from a fast propagator and keeps the leading frames that every judge accepts.
+
+    A replica that is not accepted to the end goes on from its last accepted frame with the
+    safe propagator, at the same frame times. Frames that are not finite are never kept,
+    whatever the judges say. Judges are asked in order and each sees no more frames than some
+    replica has left, so cheap ones belong first.
+
+    Neither map is reversible nor volume preserving once it may be cut.
+    """
+
+    reversible = False
+    volume_preserving = False
+
+    def __init__(self, fast: Propagator, safe: Propagator, judges: Sequence[Judge]) -> None:
+        """Put the three together.
+
+        Args:
+            fast: makes the proposals.
+            safe: makes the rest; its frame interval must be the same.
+            judges: asked in this order; names must differ.
+
+        Raises:
+            ValueError: if the frame intervals differ or two judges have one name.
+        """
+        if not math.isclose(fast.frame_interval_fs, safe.frame_interval_fs, rel_tol=1e-9):
+            raise ValueError(
+                f"the fast propagator makes a frame every {fast.frame_interval_fs} fs and the safe "
+                f"one every {safe.frame_interval_fs} fs; give both the same frame interval"
+            )
+        names = [judge.name for judge in judges] + [_LAST_CHECK]
+        twice = [name for i, name in enumerate(names[:-1]) if name in names[:i]]
+        if twice:
+            raise ValueError(f"two judges are named {twice[0]!r}; give each its own name")
+        self.fast = fast
+        self.safe = safe
+        self.judges = tuple(judges)
+        self._speakers = tuple(dict.fromkeys(names))
+        self._segments = 0
+        self._frames = torch.zeros(len(MadeBy), dtype=torch.int64)
+        self._rejections = torch.zeros(len(self._speakers), dtype=torch.int64)
+        self._lost = torch.zeros(len(self._speakers), dtype=torch.int64)
+
+    @property
+    def frame_interval_fs(self) -> float:
+        """Time between frames."""
+        return self.fast.frame_interval_fs
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of one full segment: the fast propagator's."""
+        return self.fast.n_frames
+
+    def advance(self, state: State, n_frames: int | None = None) -> Segment:
+        """Return the segment that follows `state`, with an event for every replica cut.
+
+        Args:
+            state: where to start.
+            n_frames: how many frames; a full segment when None.
+
+        Raises:
+            ValueError: if the safe propagator fails, naming time and replicas, or if a judge
+                answers with something that does not fit the segment.
+        """
+        count = self.n_frames if n_frames is None else n_frames
+        proposal = self.fast.advance(state, count)
+        kept, speakers, reasons, energies = self._judged(state, proposal)
+        proposal = replace(proposal, potential_energies=energies)
+        events = tuple(
+            Event(
+                time_fs=float(proposal.times_fs[kept[r]]),
+                replica=r,
+                judge=speakers[r],
+                reason=reasons[r],
+                n_accepted=int(kept[r]),
+                n_frames=count,
+            )
+            for r in range(state.n_replicas)
+            if kept[r] < count
+        )
+        segment = self._continued(state, proposal, kept) if events else proposal
+        self._note(segment, events)
+        return replace(segment, events=(*proposal.events, *events))
+
+    def statistics(self) -> GuardStatistics:
+        """Counts of frames by maker and of cuts by judge, since the start of the run."""
+        return GuardStatistics(
+            segments=self._segments,
+            frames_by={maker.name: int(self._frames[maker]) for maker in MadeBy},
+            rejections_by=dict(zip(self._speakers, self._rejections.tolist(), strict=True)),
+            frames_lost_by=dict(zip(self._speakers, self._lost.tolist(), strict=True)),
+        )
+
+    def restart_state(self) -> dict[str, Tensor]:
+        """What the fast and the safe propagator and the judges need, and the counts."""
+        saved = {
+            "segments": torch.tensor(self._segments),
+            "frames": self._frames.clone(),
+            "rejections": self._rejections.clone(),
+            "lost": self._lost.clone(),
+        }
+        saved |= named_under("fast", self.fast.restart_state())
+        saved |= named_under("safe", self.safe.restart_state())
+        for k, judge in enumerate(self.judges):
+            saved |= named_under(f"judge{k}", judge.restart_state())
+        return saved
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `restart_state` gave.
+
+        Raises:
+            ValueError: if the record is of a guard with other judges.
+        """
+        expected = {
+            "segments": (),
+            "frames": self._frames.shape,
+            "rejections": self._rejections.shape,
+            "lost": self._lost.shape,
+        }
+        for key, shape in expected.items():
+            if key not in saved or saved[key].shape != shape:
+                given = tuple(saved[key].shape) if key in saved else "missing"
+                raise ValueError(
+                    f"the restart record was not made by a guard with {len(self.judges)} judges: "
+                    f"its {key} are {given}, {tuple(shape)} is needed"
+                )
+        self._segments = int(saved["segments"])
+        self._frames = saved["frames"].clone()
+        self._rejections = saved["rejections"].clone()
+        self._lost = saved["lost"].clone()
+        self.fast.restore(taken_from("fast", saved))
+        self.safe.restore(taken_from("safe", saved))
+        for k, judge in enumerate(self.judges):
+            judge.restore(taken_from(f"judge{k}", saved))
+
+    def _judged(
+        self, state: State, proposal: Segment
+    ) -> tuple[Tensor, list[str], list[str], Tensor]:
+        """Ask the judges: frames kept, who cut, why, and the energies they found."""
+        n, count = state.n_replicas, proposal.n_frames
+        kept = torch.full((n,), count, dtype=torch.int64)
+        speakers, reasons = [""] * n, [""] * n
+        energies = proposal.potential_energies.clone()
+
+        def cut(name: str, verdict: Verdict) -> None:
+            for r in (verdict.n_accepted < kept).nonzero()[:, 0].tolist():
+                kept[r] = verdict.n_accepted[r]
+                speakers[r], reasons[r] = name, verdict.reasons[r] or "no reason given"
+
+        for judge in self.judges:
+            most = int(kept.max())
+            if most == 0:
+                break
+            verdict = judge.judge(state, proposal.upto(most))
+            self._check(judge, verdict, n, most)
+            accepted = verdict.n_accepted.to("cpu", torch.int64)
+            # A judge that accepted all it saw says nothing of the frames it was not shown.
+            accepted = torch.where(accepted == most, count, accepted)
+            cut(judge.name, replace(verdict, n_accepted=accepted))
+            if verdict.potential_energies is not None:
+                found = verdict.potential_energies.to(energies)
+                energies[:, :most] = torch.where(found.isnan(), energies[:, :most], found)
+        finite = leading(finite_frames(proposal)).cpu()
+        why = ("positions or velocities are not finite",) * n
+        cut(_LAST_CHECK, Verdict(finite, why))
+        return kept, speakers, reasons, energies
+
+    def _check(self, judge: Judge, verdict: Verdict, n_replicas: int, n_frames: int) -> None:
+        """Refuse a verdict that does not fit."""
+        accepted = verdict.n_accepted
+        if tuple(accepted.shape) != (n_replicas,) or len(verdict.reasons) != n_replicas:
+            raise ValueError(
+                f"judge {judge.name!r} gave {tuple(accepted.shape)} counts and "
+                f"{len(verdict.reasons)} reasons for {n_replicas} replicas"
+            )
+        if bool(((accepted < 0) | (accepted > n_frames)).any()):
+            raise ValueError(
+                f"judge {judge.name!r} accepted {accepted.tolist()} frames of {n_frames}"
+            )
+
+    def _continued(self, state: State, proposal: Segment, kept: Tensor) -> Segment:
+        """Replace what follows the kept frames by the safe propagator's frames."""
+        count = proposal.n_frames
+        new = replace(
+            proposal,
+            positions=proposal.positions.clone(),
+            velocities=proposal.velocities.clone(),
+            made_by=proposal.made_by.clone(),
+            potential_energies=proposal.potential_energies.clone(),
+        )
+        # Replicas with the same number of frames to make go together, in a fixed order.
+        for k in sorted({int(i) for i in kept if i < count}):
+            which = (kept == k).nonzero()[:, 0]
+            start = state.replica(which)
+            if k:
+                start = start.with_(
+                    positions=proposal.positions[which, k - 1].to(state.positions),
+                    velocities=proposal.velocities[which, k - 1].to(state.velocities),
+                    time_fs=float(proposal.times_fs[k - 1]),
+                )
+            rest = self._safe_frames(start, count - k, which)
+            new.positions[which, k:] = rest.positions.to(new.positions)
+            new.velocities[which, k:] = rest.velocities.to(new.velocities)
+            new.made_by[which, k:] = rest.made_by.to(new.made_by)
+            new.potential_energies[which, k:] = rest.potential_energies.to(new.potential_energies)
+        return new
+
+    def _safe_frames(self, start: State, n_frames: int, which: Tensor) -> Segment:
+        """Ask the safe propagator, and say whose fault it is when it gives up."""
+        replicas = ", ".join(str(int(r)) for r in which)
+        try:
+            rest = self.safe.advance(start, n_frames)
+        except ValueError as error:
+            raise ValueError(
+                f"the safe propagator failed too, for replica(s) {replicas} of the run "
+                f"({start.n_replicas} together) from {start.time_fs:g} fs on: {error}"
+            ) from error
+        bad = (leading(finite_frames(rest)) < n_frames).nonzero()
+        if len(bad):
+            raise ValueError(
+                f"the safe propagator gave frames that are not finite for replica "
+                f"{int(which[bad[0, 0]])} after {start.time_fs:g} fs"
+            )
+        return rest
+
+    def _note(self, segment: Segment, events: Sequence[Event]) -> None:
+        """Count makers and cuts."""
+        self._segments += segment.n_replicas
+        made_by = segment.made_by.flatten().to("cpu", torch.int64)
+        self._frames += torch.bincount(made_by, minlength=len(MadeBy))
+        for event in events:
+            k = self._speakers.index(event.judge)
+            self._rejections[k] += 1
+            self._lost[k] += event.n_frames - event.n_accepted
