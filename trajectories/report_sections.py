@@ -1,0 +1,276 @@
+"""The sections of a report, each from a run's record to a few pieces of HTML."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from egno_md.bundle import Bundle
+from egno_md.segment import Event, MadeBy
+from egno_md.trajectories import report_page as html
+from egno_md.trajectories.cost_ledger import CostLedger, duration
+from egno_md.trajectories.report_checks import (
+    ELEMENT_LIMIT,
+    mean_temperatures,
+)
+from egno_md.trajectories.report_figures import (
+    cost_figure,
+    element_figure,
+    energy_figure,
+    makers_figure,
+    temperature_figure,
+)
+from egno_md.trajectories.run_record import RunRecord
+from egno_md.trajectories.svg_picture import INTEGRATOR_COLOUR, NETWORK_COLOUR
+
+#: Events written out one by one.
+_MOST_EVENTS = 300
+
+
+def makers_section(record: RunRecord) -> list[str]:
+    """What made the frames."""
+    parts = [html.heading("What made the frames")]
+    if record.n_frames < 2:
+        return [*parts, html.paragraph("The run has no frames after its start.")]
+    network, integrator = record.share(MadeBy.NETWORK), record.share(MadeBy.INTEGRATOR)
+    caption = f"Network {network:.1%}, integrator {integrator:.1%} of the frames."
+    if record.n_replicas > 64:
+        caption += f" The first 64 of {record.n_replicas} replicas are drawn."
+    keys = [(NETWORK_COLOUR, "network"), (INTEGRATOR_COLOUR, "integrator")]
+    svg = makers_figure(record.made_by, record.length_ps)
+    return [*parts, html.picture(svg, caption, keys)]
+
+
+def guard_section(record: RunRecord) -> list[str]:
+    """What the guard did and why."""
+    parts = [html.heading("What the guard did")]
+    if record.mode == "classical":
+        return [*parts, html.paragraph("A classical run has no guard.")]
+    if record.mode == "surrogate":
+        text = (
+            "This run had no guard: every frame is the network's word alone. No judge looked at "
+            "its energies, bonds or temperature while it ran, and nothing could have stopped it."
+        )
+        return [*parts, html.paragraph(text)]
+    if not record.events:
+        return [*parts, html.paragraph("No segment was rejected.")]
+    rows = [
+        (judge, str(count), first, example)
+        for (judge, count, first, example) in reason_rows(record.events)
+    ]
+    kept = sum(e.n_accepted for e in record.events)
+    made = sum(e.n_frames for e in record.events)
+    touched = len({e.replica for e in record.events})
+    text = (
+        f"{len(record.events)} segments were rejected, in {touched} of {record.n_replicas} "
+        f"replicas; {kept} of their {made} frames came before the fault and were kept. "
+        "The integrator went on from there each time."
+    )
+    parts += [
+        html.paragraph(text),
+        html.table(("judge", "times", "first at", "reason (an example)"), rows, (1,)),
+    ]
+    shown = record.events[:_MOST_EVENTS]
+    each = [
+        (f"{e.time_fs:.1f}", str(e.replica), e.judge, f"{e.n_accepted} of {e.n_frames}", e.reason)
+        for e in shown
+    ]
+    head = ("time (fs)", "replica", "judge", "frames kept", "reason")
+    label = f"All {len(record.events)} rejections"
+    if len(shown) < len(record.events):
+        label = f"The first {len(shown)} of {len(record.events)} rejections"
+    return [*parts, html.folded(label, html.table(head, each, (0, 1)))]
+
+
+def reason_rows(events: Sequence[Event]) -> list[tuple[str, int, str, str]]:
+    """Put reasons together that differ only in their numbers.
+
+    Args:
+        events: what the guard did.
+
+    Returns:
+        Judge, how often, time of the first, and its reason; the most frequent first.
+    """
+
+    def kind(event: Event) -> tuple[str, str]:
+        return event.judge, re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", event.reason)
+
+    counts = Counter(kind(e) for e in events)
+    first: dict[tuple[str, str], Event] = {}
+    for event in events:
+        first.setdefault(kind(event), event)
+    return [
+        (key[0], count, f"{first[key].time_fs * 1e-3:.3f} ps", first[key].reason)
+        for key, count in counts.most_common()
+    ]
+
+
+def thermodynamics_section(record: RunRecord) -> list[str]:
+    """Energy and temperature over time, and equipartition."""
+    parts = [html.heading("Energy and temperature")]
+    means = mean_temperatures(record)
+    if not means:
+        return [*parts, html.paragraph("The run has no frames after its start.")]
+    times_ps = (record.times_fs - record.times_fs[0]) * 1e-3
+    after = slice(1, None)
+    parts.append(
+        html.picture(
+            temperature_figure(
+                times_ps[after], record.total_temperature[:, after], record.target_K
+            ),
+            f"Kinetic temperature with {record.degrees_of_freedom} degrees of freedom. "
+            f"Mean {means[0].kelvin:.1f} K.",
+        )
+    )
+    target = means[0].kelvin if record.target_K is None else record.target_K
+    if target > 0:
+        svg = element_figure(
+            [m.label for m in means[1:]],
+            [m.kelvin for m in means[1:]],
+            [m.error for m in means[1:]],
+            target,
+            ELEMENT_LIMIT,
+        )
+        caption = (
+            "Equipartition: every element must have the same temperature. A network that "
+            "freezes or heats one kind of atom shows here, even when the mean is right."
+        )
+        parts.append(html.picture(svg, caption))
+    svg = energy_figure(
+        times_ps[after],
+        record.potential_energies[:, after],
+        record.kinetic_energies[:, after],
+        record.molecule.n_atoms,
+    )
+    return [*parts, html.picture(svg, _energy_caption(record))]
+
+
+def _energy_caption(record: RunRecord) -> str:
+    known = torch.isfinite(record.potential_energies[:, 1:])
+    share = float(known.double().mean())
+    if share == 0.0:
+        return (
+            "Kinetic energy, mean of the replicas. No potential energy was evaluated, "
+            "so the total energy is not known."
+        )
+    text = (
+        "Mean of the replicas, each from its own mean. Potential and total energy are from the "
+        f"{share:.1%} of the frames whose potential energy was evaluated."
+    )
+    if record.target_K is None:
+        drift = energy_drift(record)
+        if drift is not None:
+            text += f" Drift of the total energy: {drift:.3g} meV/atom/ps."
+    else:
+        text += " A thermostat exchanges energy, so the total need not be constant."
+    return text
+
+
+def energy_drift(record: RunRecord) -> float | None:
+    """Slope of the total energy, averaged over replicas, meV/atom/ps; None if unknown."""
+    total = record.potential_energies + record.kinetic_energies
+    slopes = []
+    for energies in total:
+        known = torch.isfinite(energies)
+        if int(known.sum()) < 3:
+            continue
+        t = record.times_fs[known] * 1e-3
+        t = t - t.mean()
+        e = energies[known] - energies[known].mean()
+        slopes.append(float((t * e).sum() / t.square().sum()))
+    if not slopes:
+        return None
+    return 1000.0 * sum(slopes) / len(slopes) / record.molecule.n_atoms
+
+
+def cost_section(record: RunRecord, ledger: CostLedger | None) -> list[str]:
+    """What the run cost beside classical integration."""
+    parts = [html.heading("What it cost")]
+    total_ps = record.length_ps * record.n_replicas
+    if ledger is None:
+        text = "The price of classical integration was not measured in this run."
+        if total_ps > 0 and record.wall_s > 0:
+            text += (
+                f" The run itself took {record.wall_s:.1f} s and {record.cpu_s:.1f} CPU-seconds "
+                f"for {duration(total_ps)}."
+            )
+        return [*parts, html.paragraph(text)]
+    c = ledger.classical
+    rows = [
+        ("this run", f"{ledger.run_wall_s_per_ps:.3g}", f"{ledger.run_cpu_s_per_ps:.3g}"),
+        (
+            f"classical, {c.potential}, {c.timestep_fs:g} fs",
+            f"{c.wall_s_per_ps:.3g}",
+            f"{c.cpu_s_per_ps:.3g}",
+        ),
+        ("classical over run", f"{ledger.wall_speedup:.2f}", f"{ledger.cpu_speedup:.2f}"),
+    ]
+    head = ("per simulated ps of one replica", "wall-clock (s)", "CPU (s)")
+    parts += [html.paragraph(ledger.sentence()), html.table(head, rows, (1, 2))]
+    if ledger.training_cpu_s is not None and ledger.break_even_ps is not None:
+        svg = cost_figure(
+            ledger.run_cpu_s_per_ps,
+            c.cpu_s_per_ps,
+            ledger.training_cpu_s,
+            ledger.replica_ps,
+            ledger.break_even_ps,
+        )
+        parts.append(
+            html.picture(
+                svg,
+                f"Training took {ledger.training_cpu_s:.0f} CPU-seconds according to the "
+                "bundle's card.",
+            )
+        )
+    note = (
+        f"The classical price was measured after the run in the same process: {c.n_steps} steps "
+        f"of velocity Verlet with {c.n_replicas} replicas at once. The run's price has everything "
+        "in it: network, judges, fallback, thermostat and writing."
+    )
+    return [*parts, html.paragraph(note, soft=True)]
+
+
+def provenance_section(record: RunRecord, bundle: Bundle | None, guard: Bundle | None) -> list[str]:
+    """Where everything comes from."""
+    rows = [
+        ("store", record.source),
+        ("molecule", formula(record)),
+        ("replicas × length", f"{record.n_replicas} × {record.length_ps:g} ps"),
+        ("seed", "not recorded" if record.seed is None else str(record.seed)),
+        ("versions", ", ".join(f"{k} {v}" for k, v in record.versions.items()) or "not recorded"),
+    ]
+    for name, sha in record.bundles.items():
+        rows.append((f"bundle {name}", f"sha256 {sha}"))
+    for role, b in (("propagator", bundle), ("guard potential", guard)):
+        if b is not None:
+            card = b.card
+            rows.append((f"{role}: {card.name}", card.level_of_theory or "level not stated"))
+            held = ", ".join(f"{k} {v:.3g}" for k, v in card.held_out.items())
+            rows.append((f"{role}: on unseen data", held or "not stated"))
+            if command := card.training.get("command"):
+                rows.append((f"{role}: trained by", str(command)))
+    settings = [(key, json.dumps(value)) for key, value in record.config.items()]
+    return [
+        html.heading("Where this comes from"),
+        html.table((), rows),
+        html.folded("All settings of the run", html.table((), settings)),
+    ]
+
+
+def formula(record: RunRecord) -> str:
+    """Chemical formula and size of what moved."""
+    from ase.formula import Formula
+
+    symbols = Formula.from_list(_symbols(record.molecule.numbers)).format("hill")
+    return f"{symbols}, {record.molecule.n_atoms} atoms, {len(record.molecule.bonds)} bonds"
+
+
+def _symbols(numbers: Tensor) -> list[str]:
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[z] for z in numbers.tolist()]
