@@ -1,5 +1,68 @@
-"""Learned molecular dynamics inside the engines people already use."""
+"""Learned molecular dynamics inside the engines people already use.
+
+This is the public door: `from egno_md import Molecule, State, load_bundle`. Names are loaded
+when they are first used, so that `import egno_md` itself is quick and brings no torch.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from egno_md.bonds import guess_bonds as guess_bonds
+    from egno_md.bundle import Bundle as Bundle
+    from egno_md.bundle import build_model as build_model
+    from egno_md.bundle import load_bundle as load_bundle
+    from egno_md.bundle import save_bundle as save_bundle
+    from egno_md.bundle_card import BundleCard as BundleCard
+    from egno_md.config import RunConfig as RunConfig
+    from egno_md.config import TrainConfig as TrainConfig
+    from egno_md.roles import EnergyForces as EnergyForces
+    from egno_md.roles import Judge as Judge
+    from egno_md.roles import Potential as Potential
+    from egno_md.roles import Propagator as Propagator
+    from egno_md.roles import Verdict as Verdict
+    from egno_md.segment import Event as Event
+    from egno_md.segment import MadeBy as MadeBy
+    from egno_md.segment import Segment as Segment
+    from egno_md.state import Molecule as Molecule
+    from egno_md.state import State as State
+
 __version__ = "0.1.0"
+
+_HOMES: Final = {
+    "guess_bonds": "bonds",
+    "Bundle": "bundle",
+    "build_model": "bundle",
+    "load_bundle": "bundle",
+    "save_bundle": "bundle",
+    "BundleCard": "bundle_card",
+    "RunConfig": "config",
+    "TrainConfig": "config",
+    "EnergyForces": "roles",
+    "Judge": "roles",
+    "Potential": "roles",
+    "Propagator": "roles",
+    "Verdict": "roles",
+    "Event": "segment",
+    "MadeBy": "segment",
+    "Segment": "segment",
+    "Molecule": "state",
+    "State": "state",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from the module it lives in."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names along with the usual ones."""
+    return sorted({*globals(), *_HOMES})
