@@ -96,7 +96,7 @@ def degree_power(features: Tensor) -> Tensor:
     """
     max_degree = math.isqrt(features.shape[1]) - 1
     squares = features.square()
-    powers = [squares[:, l * l : (l + 1) ** 2].mean(1) for l in range(1, max_degree + 1)]
+    powers = [squares[:, k * k : (k + 1) ** 2].mean(1) for k in range(1, max_degree + 1)]
     return torch.cat(powers, 1) if powers else features.new_zeros((features.shape[0], 0))
 
 

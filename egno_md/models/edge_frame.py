@@ -42,4 +42,4 @@ def edge_frames(directions: Tensor) -> Tensor:
         -sign * z,
         sign * (1.0 - z * z * k),
     )
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    return torch.stack(rows, -1).view(-1, 3, 3)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -218,9 +218,9 @@ class ESCNMD(nn.Module):
         self.reference_energies: Tensor
         self.edge_rows: Tensor
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the module; reference energies stay float64 whatever the network's dtype."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.reference_energies = torch.tensor(
             self._architecture["reference_energies_eV"],
             dtype=torch.float64,
@@ -327,4 +327,5 @@ class ESCNMD(nn.Module):
         scale = float(self._architecture["energy_scale_eV"])
         atoms = self.readout(seen)[:, 0].to(torch.float64) * scale
         atoms = atoms + self.reference_energies.index_select(0, rows)
-        return atoms.new_zeros(n_graphs).index_add(0, batch, atoms)
+        total: Tensor = atoms.new_zeros(n_graphs).index_add(0, batch, atoms)
+        return total

@@ -142,7 +142,7 @@ def _from_vesin(
     places: Tensor, cutoff_A: float, boxes: Tensor, pbc: tuple[bool, bool, bool]
 ) -> tuple[Tensor, Tensor]:
     """Edges `(2, n_edges)` and shifts `(n_edges, 3)` from a cell list, replica by replica."""
-    from vesin_torch import NeighborList
+    from vesin_torch import NeighborList  # type: ignore[import-untyped]
 
     lists = NeighborList(cutoff=cutoff_A, full_list=True)
     periodic = torch.tensor(pbc)
@@ -161,7 +161,7 @@ def _from_vesin(
         order = _lexicographic(pairs, images, n_atoms)
         target, source = pairs[order].to(torch.int64).T
         edges.append(torch.stack((source, target)) + r * n_atoms)
-        shifts.append(images[order] @ boxes[r].double().cpu())
+        shifts.append(images[order].double() @ boxes[r].double().cpu())
     return torch.cat(edges, 1).to(places.device), torch.cat(shifts).to(places)
 
 

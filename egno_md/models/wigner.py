@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +55,9 @@ class WignerMatrices(nn.Module):
             table = _coupling(degree).to(torch.get_default_dtype())
             self.register_buffer(f"coupling_{degree}", table, persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the module; the constants start again from float64, so no digit is lost."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for degree in range(2, self.max_degree + 1):
             name = f"coupling_{degree}"
             setattr(self, name, _coupling(degree).to(getattr(self, name)))

@@ -1,0 +1,201 @@
+"""A trained eSCN as a potential: states in, energies and forces out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from egno_md.models.escn_md import ESCNMD
+from egno_md.models.neighbours import find_neighbours
+from egno_md.roles import EnergyForces
+from egno_md.state import State
+
+if TYPE_CHECKING:
+    from egno_md.bundle import Bundle
+
+#: Atoms worked on at a time; keeps the features of the edges in the processor's cache.
+ATOMS_AT_ONCE = 1024
+
+
+class ESCNPotential:
+    """Energies and forces of an `ESCNMD`, for any number of replicas.
+
+    The network computes in its own dtype, but differences of positions are taken in the dtype
+    of the state and atom energies are summed in float64. The same state gives the same bits.
+    """
+
+    def __init__(
+        self,
+        model: ESCNMD | Bundle,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        atoms_at_once: int = ATOMS_AT_ONCE,
+    ) -> None:
+        """Take a private copy of the model, ready for evaluation.
+
+        Args:
+            model: an `ESCNMD`, or a bundle that holds one.
+            device: where to compute.
+            dtype: float32 or float64; the model's own when None.
+            atoms_at_once: larger batches are cut into pieces of about so many atoms.
+
+        Raises:
+            ValueError: if the bundle holds another kind of model, or for another dtype.
+        """
+        if not isinstance(model, torch.nn.Module):
+            from egno_md.bundle import build_model
+
+            built = build_model(model)
+            if not isinstance(built, ESCNMD):
+                raise ValueError(
+                    f"bundle {model.card.name} holds a {model.card.kind!r} model; "
+                    'a potential needs kind "escn"'
+                )
+            model = built
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+        if atoms_at_once < 1:
+            raise ValueError(f"atoms_at_once must be at least 1, got {atoms_at_once}")
+        own = copy.deepcopy(model).to(device=device, dtype=dtype)
+        self.model = own.eval().requires_grad_(False)
+        self.device = torch.device(device)
+        self.atoms_at_once = atoms_at_once
+
+    @classmethod
+    def from_bundle(
+        cls,
+        name_or_path: str,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> ESCNPotential:
+        """Load a bundle by name or path, for example "ethanol-escn".
+
+        Raises:
+            FileNotFoundError: if there is no such bundle.
+            ValueError: if it is damaged or of another kind.
+        """
+        from egno_md.bundle import load_bundle
+
+        return cls(load_bundle(name_or_path, kind="escn"), device=device, dtype=dtype)
+
+    @property
+    def cutoff_A(self) -> float:
+        """Atoms farther apart than this do not see each other directly, Å."""
+        return self.model.cutoff_A
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers the model knows."""
+        return self.model.elements
+
+    def evaluate(self, state: State, virial: bool = False) -> EnergyForces:
+        """Return energies and forces of every replica.
+
+        Args:
+            state: positions in Å.
+            virial: also return -dE/d(strain).
+
+        Raises:
+            ValueError: for an element the model does not know, atoms in one place, a cell
+                without room, or a result that is not finite.
+        """
+        self._check_elements(state)
+        energies, forces, virials = [], [], []
+        for piece in self._pieces(state):
+            # Works inside a caller's no_grad or inference_mode all the same.
+            with torch.inference_mode(False), torch.enable_grad():
+                places = piece.positions.to(self.device).clone().requires_grad_()
+                strain = places.new_zeros((piece.n_replicas, 3, 3)).requires_grad_(virial)
+                energy = self._energy(piece, places, strain if virial else None)
+                wanted = (places, strain) if virial else (places,)
+                slopes = torch.autograd.grad(energy.sum(), wanted, allow_unused=True)
+            energies.append(energy.detach())
+            forces.append(_negative(slopes[0], places))
+            if virial:
+                virials.append(_negative(slopes[1], strain))
+        home = state.positions
+        energy, force = torch.cat(energies), torch.cat(forces)
+        self._check_finite(energy, force)
+        return EnergyForces(
+            energy=energy.to(home.device),
+            forces=force.to(home),
+            virial=torch.cat(virials).to(home.device, torch.float64) if virial else None,
+        )
+
+    def energies(self, state: State) -> Tensor:
+        """Return energies only, `(n_replicas,)` float64, eV.
+
+        Raises:
+            ValueError: as `evaluate` does.
+        """
+        self._check_elements(state)
+        with torch.no_grad():
+            parts = [
+                self._energy(piece, piece.positions.to(self.device), None)
+                for piece in self._pieces(state)
+            ]
+        energy = torch.cat(parts)
+        self._check_finite(energy, None)
+        return energy.to(state.positions.device)
+
+    def _energy(self, state: State, places: Tensor, strain: Tensor | None) -> Tensor:
+        """Energies of a piece, `(n_replicas,)`, with a graph where `places` has one."""
+        cell = None if state.cell is None else state.cell.to(self.device)
+        near = find_neighbours(places, self.model.cutoff_A, cell, state.molecule.pbc)
+        shifts = near.shifts
+        if strain is not None:
+            symmetric = 0.5 * (strain + strain.transpose(1, 2))
+            places = places + torch.bmm(places, symmetric)
+            turned = symmetric.index_select(0, near.batch.index_select(0, near.edge_index[1]))
+            shifts = shifts + torch.bmm(shifts[:, None], turned)[:, 0]
+        numbers = state.molecule.numbers.to(self.device).repeat(near.n_graphs)
+        energy: Tensor = self.model(
+            places.reshape(-1, 3), numbers, near.edge_index, shifts, near.batch, near.n_graphs
+        )
+        return energy
+
+    def _pieces(self, state: State) -> Iterator[State]:
+        size = max(1, self.atoms_at_once // state.molecule.n_atoms)
+        if state.n_replicas <= size:
+            yield state
+            return
+        for start in range(0, state.n_replicas, size):
+            yield state.replica(range(start, min(start + size, state.n_replicas)))
+
+    def _check_elements(self, state: State) -> None:
+        numbers = state.molecule.numbers.tolist()
+        for atom, number in enumerate(numbers):
+            if number not in self.model.elements:
+                from ase.data import chemical_symbols
+
+                known = ", ".join(chemical_symbols[z] for z in self.model.elements)
+                raise ValueError(
+                    f"atom {atom} is {chemical_symbols[number]} (Z = {number}); "
+                    f"this potential knows only {known}"
+                )
+
+    @staticmethod
+    def _check_finite(energy: Tensor, forces: Tensor | None) -> None:
+        if not bool(torch.isfinite(energy).all()):
+            r = int((~torch.isfinite(energy)).nonzero()[0])
+            raise ValueError(
+                f"the energy of replica {r} came out as {float(energy[r])} eV; "
+                "the geometry is outside what the potential can describe"
+            )
+        if forces is not None and not bool(torch.isfinite(forces).all()):
+            r, i, _ = (int(k) for k in (~torch.isfinite(forces)).nonzero()[0])
+            raise ValueError(
+                f"the force on atom {i} (replica {r}) came out not finite; "
+                "the geometry is outside what the potential can describe"
+            )
+
+
+def _negative(slope: Tensor | None, like: Tensor) -> Tensor:
+    """Minus the gradient; zero where the energy does not depend on the input."""
+    return torch.zeros_like(like).detach() if slope is None else -slope.detach()
