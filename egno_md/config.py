@@ -92,20 +92,127 @@ class TrainConfig(Job):
     kind: Literal["egno", "escn"] = "egno"
     """What to train: egno (a propagator) or escn (a potential)."""
     data: tuple[str, ...] = ()
-    """Trajectories or labelled frames to learn from."""
+    """Files to learn from: trajectories with velocities (egno), labelled frames (escn)."""
+    validation_data: tuple[str, ...] = ()
+    """Files that choose the best weights; a share of the data when none are given."""
+    test_data: tuple[str, ...] = ()
+    """Files for the measures in the card; a share of the data when none are given."""
+    validation_share: float = Field(0.1, gt=0.0, lt=1.0)
+    """Share of the data that chooses the best weights, where no files are given."""
+    test_share: float = Field(0.1, gt=0.0, lt=1.0)
+    """Share of the data for the measures in the card, where no files are given."""
+    split: Literal["auto", "trajectories", "blocks", "shuffled"] = "auto"
+    """How shares are cut: whole trajectories, blocks in time, or shuffled (decorrelated frames
+    only); auto: trajectories where there are at least 10, blocks otherwise."""
+    energy_unit: Literal["eV", "kcal/mol"] | None = None
+    """Energy unit of npz files that do not say it themselves."""
     potential: str | None = None
-    """Potential that makes or labels data on the spot: a bundle or an sGDML file."""
+    """Potential that makes data on the spot: sgdml:FILE, or an eSCN bundle by name or path."""
+    structure: str | None = None
+    """Structure file (xyz, pdb, ...) from which the potential's dynamics starts."""
+    n_samples: int = Field(10_000, ge=1)
+    """Training frames or windows to make with the potential."""
+    n_validation: int = Field(1000, ge=1)
+    """Validation frames or windows to make, from dynamics of their own."""
+    n_test: int = Field(1000, ge=1)
+    """Test frames or windows to make, from dynamics of their own."""
+    temperatures_K: tuple[float, ...] = (200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 900.0)
+    """Temperatures of the dynamics that makes data, K."""
+    sampling_interval_fs: float = Field(20.0, gt=0.0)
+    """Dynamics between two samples of one replica, fs."""
+    equilibration_fs: float = Field(1000.0, ge=0.0)
+    """Dynamics before the first sample, fs."""
+    horizon_fs: float = Field(16.0, gt=0.0)
+    """Length of the windows (egno), fs."""
+    frame_interval_fs: float = Field(1.0, gt=0.0)
+    """Time between the frames of a window (egno), fs."""
+    timestep_fs: float = Field(0.5, gt=0.0, le=20.0)
+    """Time step inside the windows that the potential makes (egno), fs."""
+
+    cutoff_A: float | None = Field(None, gt=0.0)
+    """Reach of one graph layer, Å; none: the network's default, as below."""
+    n_layers: int | None = Field(None, ge=1, le=64)
+    """Graph layers."""
+    n_radial: int | None = Field(None, ge=1, le=1024)
+    """Radial basis functions."""
+    max_degree: int | None = Field(None, ge=0, le=8)
+    """Highest degree of the features (escn)."""
+    max_order: int | None = Field(None, ge=0, le=8)
+    """Highest order on edges (escn)."""
+    channels: int | None = Field(None, ge=1, le=1024)
+    """Channels of atom features (escn)."""
+    hidden_channels: int | None = Field(None, ge=1, le=1024)
+    """Channels on edges (escn)."""
+    radial_hidden: int | None = Field(None, ge=1, le=1024)
+    """Width of the radial network (escn)."""
+    n_hidden: int | None = Field(None, ge=1, le=1024)
+    """Width of the atom features (egno)."""
+    n_vectors: int | None = Field(None, ge=1, le=1024)
+    """Vector channels (egno)."""
+    n_modes: int | None = Field(None, ge=1, le=64)
+    """Modes of the time dependence (egno)."""
+    n_stages: int | None = Field(None, ge=1, le=64)
+    """Stages of one step (egno)."""
+    step_fs: float | None = Field(None, gt=0.0)
+    """Length of one step (egno), fs."""
+
+    force_weight: float = Field(1.0, ge=0.0)
+    """Weight of forces in the loss (escn)."""
+    energy_weight: float = Field(1.0, ge=0.0)
+    """Weight of energies per atom in the loss (escn)."""
+    n_steps: int = Field(20_000, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(8, ge=1)
+    """Frames or windows per step."""
+    learning_rate: float = Field(3e-3, gt=0.0)
+    """Largest learning rate."""
+    warmup_steps: int = Field(200, ge=0)
+    """Steps over which the learning rate rises."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls afterwards."""
+    final_fraction: float = Field(0.005, ge=0.0, le=1.0)
+    """Learning rate of the last step, as a fraction of the largest."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """Decay of matrices."""
+    ema_decay: float = Field(0.998, ge=0.0, le=1.0)
+    """Decay of the average of the weights which is validated and kept."""
+    gradient_clip: float | None = Field(10.0, gt=0.0)
+    """Largest norm of the gradient; none: not clipped."""
+    validate_every: int = Field(1000, ge=1)
+    """Steps between validations."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between checkpoints."""
+    log_every: int = Field(50, ge=1)
+    """Steps between lines of the log."""
+    cpu_minutes: float | None = Field(None, gt=0.0)
+    """Stop after this much processor time; none: no limit."""
+
     out: str = "out.bundle"
     """Folder of the bundle to write."""
-    seed: int = Field(0, ge=0, lt=2**63)
+    work: str | None = None
+    """Folder for checkpoints, log and data made on the spot; none: beside the bundle."""
+    level_of_theory: str = ""
+    """What labelled the data, for the card."""
+    citation: str = ""
+    """What to cite, for the card."""
+    seed: int = Field(0, ge=0, lt=2**31)
     """Seed of every random number of the training."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, ..."""
     dtype: Literal["float32", "float64"] = "float32"
     """Number type of the weights."""
     n_threads: int = Field(2, ge=1, le=1024)
-    """CPU threads."""
-    n_steps: int = Field(1000, ge=1)
-    """Optimiser steps."""
+    """CPU threads; another number gives other last digits."""
     resume: bool = False
-    """Go on from the last checkpoint beside the bundle."""
+    """Go on from the last checkpoint in the work folder."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.data) == (self.potential is not None):
+            raise ValueError(
+                "give either data (files to learn from) or a potential that makes data, "
+                + ("not both" if self.data else "one is needed")
+            )
+        if self.potential is not None and self.structure is None:
+            raise ValueError("a potential that makes data needs a structure file to start from")
+        return self

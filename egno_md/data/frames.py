@@ -253,6 +253,41 @@ class LabelledFrames:
             source=source,
         )
 
+    @staticmethod
+    def join(parts: Sequence[LabelledFrames]) -> LabelledFrames:
+        """Join sets of frames; their trajectories stay apart.
+
+        Args:
+            parts: at least one, all with a cell or all without.
+
+        Raises:
+            ValueError: if some have a cell and others none.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        if len({part.cell is None for part in parts}) > 1:
+            raise ValueError("frames with and without a cell cannot stand in one set")
+        trajectories, ends, labels, rows = [], [], 0, 0
+        for part in parts:
+            own = torch.zeros(0).long() if part.trajectory is None else part.trajectory
+            trajectories.append(own + labels)
+            labels = int(trajectories[-1].max()) + 1
+            ends.append(part.ptr[1:] + rows)
+            rows += int(part.ptr[-1])
+        cells = [part.cell for part in parts if part.cell is not None]
+        pbcs = [part.pbc for part in parts if part.pbc is not None]
+        return LabelledFrames(
+            torch.cat([part.numbers for part in parts]),
+            torch.cat([part.positions for part in parts]),
+            torch.cat([part.energies for part in parts]),
+            torch.cat([part.forces for part in parts]),
+            torch.cat([torch.zeros(1, dtype=torch.int64), *ends]),
+            cell=torch.cat(cells) if cells else None,
+            pbc=torch.cat(pbcs) if len(pbcs) == len(parts) else None,
+            trajectory=torch.cat(trajectories),
+            source=", ".join(part.source for part in parts),
+        )
+
     @classmethod
     def labelled_by(
         cls,

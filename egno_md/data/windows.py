@@ -18,7 +18,6 @@ from torch import Tensor
 from egno_md.data.cache import read_tensors, write_tensors
 from egno_md.state import Molecule, State
 
-
 #: Fields with one entry per window.
 _COLUMNS = (
     "positions0",

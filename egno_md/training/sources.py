@@ -1,0 +1,187 @@
+"""Where a training's data comes from: files, or a potential that makes it on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from egno_md.bonds import guess_bonds
+from egno_md.config import TrainConfig
+from egno_md.data.frame_files import load_frames
+from egno_md.data.frames import LabelledFrames
+from egno_md.data.reference_md import Sampling, sample_frames
+from egno_md.data.splits import Split, split_by_blocks, split_by_trajectory, split_shuffled
+from egno_md.roles import Potential
+from egno_md.state import Molecule, State
+
+#: From this many trajectories on, whole ones are set aside.
+_ENOUGH_TRAJECTORIES = 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameSets:
+    """Labelled frames for training, for choosing the best weights, and for the card."""
+
+    training: LabelledFrames
+    validation: LabelledFrames
+    test: LabelledFrames
+
+
+def open_potential(name: str) -> Potential:
+    """Open a potential by name.
+
+    Args:
+        name: `sgdml:FILE`, or an eSCN bundle by its packaged name or path.
+
+    Raises:
+        FileNotFoundError: if there is no such file or bundle.
+        ValueError: if it is of another kind.
+    """
+    if name.startswith("sgdml:"):
+        from egno_md.data.sgdml import SGDMLPotential
+
+        return SGDMLPotential.from_npz(name.removeprefix("sgdml:"))
+    from egno_md.propagators.escn_potential import ESCNPotential
+
+    return ESCNPotential.from_bundle(name)
+
+
+def read_structure(path: str) -> State:
+    """Read the first frame of a structure file as a state at rest, with guessed bonds.
+
+    Args:
+        path: a file ASE reads.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if ASE cannot read it, or it is periodic.
+    """
+    from ase.io import read
+    from ase.io.formats import UnknownFileTypeError
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no structure file {path}")
+    try:
+        atoms = read(path, index=0)
+    except (UnknownFileTypeError, ValueError, KeyError, IndexError, StopIteration) as error:
+        raise ValueError(f"{path}: ASE cannot read it ({error})") from error
+    if isinstance(atoms, list):
+        raise ValueError(f"{path}: one frame was expected, ASE gave several")
+    if atoms.pbc.any():
+        raise ValueError(f"{path} is periodic; data is made on the spot for molecules only")
+    positions = torch.tensor(atoms.positions, dtype=torch.float64)
+    numbers = torch.tensor(atoms.numbers, dtype=torch.int64)
+    molecule = Molecule.from_numbers(numbers, bonds=guess_bonds(numbers, positions))
+    return State.at_rest(molecule, positions)
+
+
+def work_folder(config: TrainConfig) -> Path:
+    """Folder for checkpoints, log and made data.
+
+    Args:
+        config: the job.
+    """
+    if config.work is not None:
+        return Path(config.work)
+    out = Path(config.out)
+    return out.with_name(out.name.removesuffix(".bundle") + ".work")
+
+
+def sampling_of(config: TrainConfig, part: int) -> Sampling:
+    """How a part of the data is drawn; parts never share dynamics.
+
+    Args:
+        config: the job.
+        part: 0 training, 1 validation, 2 test.
+    """
+    return Sampling(
+        equilibration_fs=config.equilibration_fs,
+        interval_fs=config.sampling_interval_fs,
+        seed=3 * config.seed + part,
+    )
+
+
+def frame_sets(config: TrainConfig) -> FrameSets:
+    """Get the labelled frames of a job.
+
+    Args:
+        config: names files or a potential.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is not of labelled frames, or there is too little data.
+    """
+    if config.potential is not None and config.structure is not None:
+        potential, start = open_potential(config.potential), read_structure(config.structure)
+        cache = work_folder(config) / "data"
+        made = [
+            sample_frames(
+                potential,
+                start,
+                n,
+                config.temperatures_K,
+                sampling=sampling_of(config, part),
+                cache=cache,
+            )
+            for part, n in enumerate((config.n_samples, config.n_validation, config.n_test))
+        ]
+        return FrameSets(*made)
+    frames = [load_frames(path, config.energy_unit) for path in config.data]
+    held_out = [
+        [load_frames(path, config.energy_unit) for path in paths]
+        for paths in (config.validation_data, config.test_data)
+    ]
+    if all(held_out):
+        return FrameSets(*(LabelledFrames.join(part) for part in (frames, *held_out)))
+    if any(held_out):
+        raise ValueError("give files for both validation and test, or for neither")
+    together = LabelledFrames.join(frames)
+    labels = together.trajectory
+    if labels is None:
+        labels = torch.zeros(together.n_frames, dtype=torch.int64)
+    split = cut(config, labels)
+    return FrameSets(
+        *(together.select(part) for part in (split.training, split.validation, split.test))
+    )
+
+
+def cut(config: TrainConfig, trajectory: Tensor) -> Split:
+    """Cut data into three sets as the job says.
+
+    Args:
+        config: gives shares and the way.
+        trajectory: `(n,)` int64, trajectory of each member, in time order within each.
+
+    Raises:
+        ValueError: if nothing is left for a set.
+    """
+    n = len(trajectory)
+    generator = torch.Generator().manual_seed(config.seed)
+    shares = (config.validation_share, config.test_share)
+    many = len(torch.unique(trajectory)) >= _ENOUGH_TRAJECTORIES
+    if config.split == "trajectories" or (config.split == "auto" and many):
+        return split_by_trajectory(trajectory, *shares, generator)
+    if config.split == "shuffled":
+        return split_shuffled(n, *shares, generator)
+    return split_by_blocks(n, *shares, gap=n // 100)
+
+
+def names_only(words: Sequence[str]) -> list[str]:
+    """Reduce paths to their last part: a card tells how, not where on whose disk.
+
+    Args:
+        words: the arguments of a command.
+    """
+    return [_name_only(word) for word in words]
+
+
+def _name_only(word: str) -> str:
+    head, equals, tail = word.partition("=") if word.startswith("--") else ("", "", word)
+    scheme, colon, rest = tail.partition(":")
+    if colon and scheme == "sgdml":
+        return f"{head}{equals}{scheme}:{Path(rest).name}"
+    return f"{head}{equals}{Path(tail).name if '/' in tail and tail != 'kcal/mol' else tail}"
