@@ -120,12 +120,14 @@ class TrajectoryWriter:
         _check_fits(header, start)
         path.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{path.name}.creating-", dir=path.parent))
+        lock: IO[bytes] | None = None
         try:
             _create_arrays(building, header)
+            lock = _take_lock(building)
             writer = cls(
                 building,
                 header,
-                lock=_take_lock(building),
+                lock=lock,
                 restart=Restart.snapshot(start, propagator_state),
                 commit=None,
                 flush_every_s=flush_every_s,
@@ -136,6 +138,8 @@ class TrajectoryWriter:
             building.chmod(0o755)
             os.rename(building, path)
         except BaseException:
+            if lock is not None:
+                lock.close()
             shutil.rmtree(building, ignore_errors=True)
             raise
         writer.path = path
@@ -160,19 +164,24 @@ class TrajectoryWriter:
             ValueError: if a newer format wrote it.
         """
         path = Path(path)
-        TrajectoryReader(path)
-        lock = _take_lock(path)
+        commit = TrajectoryReader(path).commit
+        try:
+            lock = _take_lock(path)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise _explained(path, commit, error) from error
         try:
             reader = TrajectoryReader(path)  # again: what it said before the lock may be old
             commit = reader.commit
-            journal = path / JOURNAL
             saved = restart_file.read(
-                journal / commit.restart_file, commit.restart_sha256, reader.header.molecule
+                path / JOURNAL / commit.restart_file, commit.restart_sha256, reader.molecule
             )
             events = reader.event_bytes()
-            os.truncate(journal / EVENTS_FILE, commit.events_bytes)
-            _drop_beyond(path, array_layouts(reader.header), commit.n_frames)
-            _sweep(path, commit)
+            try:
+                _drop_beyond(path, reader.header, commit)
+            except OSError as error:
+                raise _explained(path, commit, error) from error
             writer = cls(
                 path,
                 reader.header,
@@ -251,7 +260,7 @@ class TrajectoryWriter:
             self._write(Segment.join(self._pending))
         except OSError as error:
             self._failed = True
-            raise self._explain(error) from error
+            raise _explained(self.path, self._commit, error) from error
         self._pending = []
         self._pending_bytes = self._pending_frames = 0
         self._last_flush = time.monotonic()
@@ -339,15 +348,16 @@ class TrajectoryWriter:
         if old is not None:
             (journal / old.restart_file).unlink(missing_ok=True)
 
-    def _explain(self, error: OSError) -> OSError:
-        safe = self._commit
-        kept = (
-            "nothing was written yet"
-            if safe is None
-            else f"the first {safe.n_frames} frames (to {safe.time_fs / 1000:g} ps) are safe: "
-            "make room or mend the cause, then continue with --resume"
-        )
-        return OSError(f"cannot write to {self.path}: {error.strerror or error}; {kept}")
+
+def _explained(path: Path, safe: Commit | None, error: OSError) -> OSError:
+    """Say what failed and what is safe."""
+    kept = (
+        "nothing was written yet"
+        if safe is None
+        else f"the first {safe.n_frames} frames (to {safe.time_fs / 1000:g} ps) are safe: "
+        "make room or mend the cause, then continue with --resume"
+    )
+    return OSError(f"cannot write to {path}: {error.strerror or error}; {kept}")
 
 
 def _given(start: State) -> Segment:
@@ -433,20 +443,20 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     return array.with_config({"write_empty_chunks": True})
 
 
-def _drop_beyond(path: Path, layouts: tuple[ArrayLayout, ...], n_frames: int) -> None:
-    """Cut the arrays back to what counts; half-written chunks beyond it go."""
-    group = zarr.open_group(path, mode="r+", zarr_format=3)
-    for layout in layouts:
-        _array(group, layout.name).resize(layout.with_frames(n_frames))
-
-
-def _sweep(path: Path, commit: Commit) -> None:
-    """Remove what a kill may have left: files never finished, restart files never committed."""
+def _drop_beyond(path: Path, header: StoreHeader, commit: Commit) -> None:
+    """Cut everything back to what counts, and remove what a kill may have left."""
+    journal = path / JOURNAL
     for leftover in [*path.rglob("*.partial"), *path.rglob(".*.partial")]:
         leftover.unlink(missing_ok=True)
-    for old in (path / JOURNAL).glob("restart-*.safetensors"):
+    for old in journal.glob("restart-*.safetensors"):
         if old.name != commit.restart_file:
             old.unlink()
+    os.truncate(journal / EVENTS_FILE, commit.events_bytes)
+    group = zarr.open_group(path, mode="r+", zarr_format=3)
+    for layout in array_layouts(header):
+        array, shape = _array(group, layout.name), layout.with_frames(commit.n_frames)
+        if array.shape != shape:
+            array.resize(shape)
 
 
 def _take_lock(path: Path) -> IO[bytes]:
