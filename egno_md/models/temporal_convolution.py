@@ -20,6 +20,8 @@ they are.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +100,14 @@ class SpectralConvolution(nn.Module):
         # Not part of the weights file: they follow from n_times and n_modes.
         self.register_buffer("analysis", analysis.to(dtype), persistent=False)
         self.register_buffer("synthesis", synthesis.to(dtype), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the module; the matrices are made afresh, exact in the new dtype."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        analysis, synthesis = fourier_matrices(self.n_times, self.n_modes)
+        self.analysis = analysis.to(self.analysis)
+        self.synthesis = synthesis.to(self.synthesis)
+        return self
 
     def forward(self, signal: Tensor) -> Tensor:
         """Convolve a signal over its first axis.
