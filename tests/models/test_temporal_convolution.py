@@ -106,7 +106,7 @@ def test_initial_weights_have_the_published_range() -> None:
     torch.manual_seed(4)
     features = FeatureConvolution(32, 2, 5).t_conv.weights1
     vectors = torch.stack([VectorConvolution(2, 2, 5).t_conv.weights1 for _ in range(50)])
-    for weights, top in ((features, 1 / 32**2), (vectors, 0.1)):
+    for weights, top in ((features.detach(), 1 / 32**2), (vectors.detach(), 0.1)):
         assert 0.0 <= float(weights.min()) < 0.02 * top
         assert 0.98 * top < float(weights.max()) <= top
 
