@@ -30,9 +30,12 @@ def envelope(distances: Tensor, cutoff_A: float, power: int = 6) -> Tensor:
         Same shape, between 0 and 1; exactly 0 from the cutoff on.
     """
     u = (distances / cutoff_A).clamp(max=1.0)
-    p = float(power)
-    rest = (p + 1) * (p + 2) / 2 - u * (p * (p + 2) - u * (p * (p + 1) / 2))
-    return torch.where(distances < cutoff_A, 1.0 - u**power * rest, torch.zeros_like(u))
+    # The same polynomial with its triple root drawn out, so that no digits cancel there:
+    # (1 - u)^3 times the first p terms of the series of (1 - u)^-3.
+    series = torch.full_like(u, power * (power + 1) / 2)
+    for k in range(power - 2, -1, -1):
+        series = series * u + (k + 1) * (k + 2) / 2
+    return (1.0 - u) ** 3 * series
 
 
 class RadialBasis(nn.Module):
