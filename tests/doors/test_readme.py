@@ -1,0 +1,89 @@
+"""The README says only what is there."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from egno_md import cli
+from egno_md.config import RunConfig
+from egno_md.job import read_job
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def commands():
+    """Command lines shown in console blocks, without the prompt and the remark."""
+    for block in blocks("console"):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                yield line[2:].split(" # ")[0].strip()
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_two_commands_are_shown():
+    assert {"make demo", "make test"} <= set(commands())
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^(\w+):", makefile, re.M))
+    shown = {c.split()[1] for c in commands() if c.startswith("make ")}
+    assert shown
+    assert shown <= targets
+    assert "egno-md run --example ethanol" in makefile
+    assert "-m pytest" in makefile
+
+
+def test_every_verb_that_is_named_exists_and_every_verb_is_named():
+    named = set(re.findall(r"egno-md ([a-z]+)", README))
+    assert named - {"makes"} == set(cli.verbs())
+
+
+def test_options_that_are_named_exist():
+    known = {"--help", "--resume", "--example"}
+    fields = {"--" + f.replace("_", "-") for f in RunConfig.model_fields}
+    for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", README):
+        assert option in known | fields, option
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if not target.startswith("https://"):
+            assert (ROOT / target).exists(), target
+
+
+def test_python_blocks_compile_and_import():
+    shown = blocks("python")
+    assert shown
+    for block in shown:
+        compile(block, "README.md", "exec")
+        for line in block.splitlines():
+            if line.startswith(("from egno_md", "import egno_md")):
+                exec(line, {})
+
+
+def test_the_install_line_names_a_real_constraints_file():
+    (line,) = [c for c in commands() if c.startswith("pip install")]
+    assert (ROOT / line.split("-c ")[1].split()[0]).is_file()
+
+
+def test_the_packaged_job_file_is_readable_and_says_the_defaults():
+    path = ROOT / "egno_md" / "examples" / "ethanol.toml"
+    job = read_job(RunConfig, [str(path)])
+    assert job == RunConfig(example="ethanol")
+    assert "example" in tomllib.loads(path.read_text())
+
+
+@pytest.mark.parametrize("heading", ["What it cannot do", "How to cite"])
+def test_sections_are_there(heading):
+    assert f"## {heading}\n" in README
