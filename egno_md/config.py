@@ -126,6 +126,8 @@ class TrainConfig(Job):
     """Length of the windows (egno), fs."""
     frame_interval_fs: float = Field(1.0, gt=0.0)
     """Time between the frames of a window (egno), fs."""
+    data_interval_fs: float | None = Field(None, gt=0.0)
+    """Time between the frames of trajectory files that do not say it (egno), fs."""
     timestep_fs: float = Field(0.5, gt=0.0, le=20.0)
     """Time step inside the windows that the potential makes (egno), fs."""
 
@@ -156,6 +158,12 @@ class TrainConfig(Job):
     step_fs: float | None = Field(None, gt=0.0)
     """Length of one step (egno), fs."""
 
+    chain: tuple[int, ...] = (0, 1, 2, 4)
+    """Stages of the curriculum (egno): 0 matches forces, k the frames of k chained steps."""
+    chain_steps: tuple[int, ...] = (20_000, 20_000, 8_000, 4_000)
+    """Optimiser steps of each stage (egno)."""
+    chain_learning_rates: tuple[float, ...] = (3e-3, 1e-3, 3e-4, 2e-4)
+    """Largest learning rate of each stage (egno)."""
     force_weight: float = Field(1.0, ge=0.0)
     """Weight of forces in the loss (escn)."""
     energy_weight: float = Field(1.0, ge=0.0)
@@ -215,4 +223,8 @@ class TrainConfig(Job):
             )
         if self.potential is not None and self.structure is None:
             raise ValueError("a potential that makes data needs a structure file to start from")
+        if not len(self.chain) == len(self.chain_steps) == len(self.chain_learning_rates):
+            raise ValueError(
+                "chain, chain_steps and chain_learning_rates need as many entries each"
+            )
         return self

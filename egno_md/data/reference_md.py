@@ -301,7 +301,7 @@ def sample_windows(
                 )
             )
         joined = Windows.join(parts).tensors()
-        return joined | {"trajectory": torch.cat([_labels(p) for p in parts])}
+        return joined | {"trajectory": torch.cat([p.labels for p in parts])}
 
     config = _description(
         potential,
@@ -315,8 +315,3 @@ def sample_windows(
     )
     made = remember(cache, "windows", config, make)
     return Windows.from_tensors(made, f"{type(potential).__name__} windows")
-
-
-def _labels(windows: Windows) -> Tensor:
-    labels = windows.trajectory
-    return torch.zeros(windows.n_windows, dtype=torch.int64) if labels is None else labels

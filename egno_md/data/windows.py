@@ -7,6 +7,7 @@ them is refused.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,6 +130,36 @@ class Windows:
             velocities=self.velocities[:, :n_frames],
             energies=None if energies is None else energies[:, :n_frames],
         )
+
+    def sha256(self) -> str:
+        """Hash of the atoms, starts and frames, whatever file they came from."""
+        digest = hashlib.sha256()
+        for values in (
+            self.molecule.numbers,
+            self.positions0,
+            self.velocities0,
+            self.times_fs,
+            self.positions,
+            self.velocities,
+        ):
+            digest.update(values.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def labels(self) -> Tensor:
+        """Trajectory of each window, `(n_windows,)` int64."""
+        unknown = torch.zeros(self.n_windows, dtype=torch.int64)
+        return unknown if self.trajectory is None else self.trajectory
+
+    def in_time_order(self) -> Windows:
+        """The same windows, those of all trajectories that begin first coming first.
+
+        Cut into blocks, they keep windows of one time together, so that replicas with a
+        common start do not face each other across sets.
+        """
+        if self.begins_fs is None:
+            return self
+        return self.select(torch.argsort(self.begins_fs, stable=True))
 
     def starts(self) -> State:
         """The starts as one state, a replica per window."""
