@@ -88,11 +88,11 @@ def test_dynamics_with_a_calculator_conserves_energy() -> None:
     # The minimum of the Morse pair is at 1 Å.
     state = replicas(Atoms("H2", positions=[[0, 0, 0], [1.2, 0, 0]]), 2)
     potential = ASEPotential(MorsePotential(epsilon=1.0, r0=1.0, rho0=6.0, rcut1=8.0, rcut2=9.0))
-    segment = VelocityVerlet(potential, 0.1, 1.0, 20).advance(state)
+    segment = VelocityVerlet(potential, 0.05, 1.0, 20).advance(state)
     total = segment.potential_energies + kinetic_energy(state.molecule, segment.velocities)
     start = potential.energies(state)
-    assert float((segment.potential_energies - start[:, None]).abs().max()) > 0.01
-    torch.testing.assert_close(total, start[:, None].expand(2, 20), rtol=0, atol=2e-4)
+    assert float((segment.potential_energies - start[:, None]).abs().max()) > 0.3
+    torch.testing.assert_close(total, start[:, None].expand(2, 20), rtol=0, atol=5e-4)
 
 
 def test_a_calculator_that_gives_up_is_named_with_the_replica() -> None:
