@@ -39,6 +39,9 @@ REQUIRED_KEYS = (
     "frame_interval_fs",
 )
 
+#: Largest difference in temperature between a run and the reference it is held against.
+_TEMPERATURE_TOLERANCE = 0.03
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -118,6 +121,23 @@ def check_reference(reference: Mapping[str, Tensor]) -> Molecule:
             f"reference statistics have format {version}; this egno-md reads up to 1: upgrade it"
         )
     return Molecule.from_numbers(reference["numbers"], bonds=reference["bonds"])
+
+
+def temperature_mismatch(reference: Mapping[str, Tensor], kelvin: float) -> str | None:
+    """Say why a run at a temperature cannot be held against a reference, or None.
+
+    Distributions widen with temperature: 5 % more is 5 % more variance.
+
+    Args:
+        reference: what `reference.safetensors` holds.
+        kelvin: temperature of the run, of its thermostat if it has one.
+    """
+    if "temperature_K" not in reference:
+        return None
+    there = float(reference["temperature_K"])
+    if abs(kelvin - there) <= _TEMPERATURE_TOLERANCE * there:
+        return None
+    return f"it was made at {there:g} K and this run is at {kelvin:g} K"
 
 
 def same_order(reference: Mapping[str, Tensor], molecule: Molecule) -> bool:

@@ -73,7 +73,7 @@ def distributions_figure(
             axes.set_title(titles[n], fontsize=8.5)
             if n >= len(titles) - columns:
                 axes.set_xlabel(unit)
-        handles, names = grid.flat[0].get_legend_handlesname_axes()
+        handles, names = grid.flat[0].get_legend_handles_labels()
         drawing.legend(handles, names, loc="outside upper right", ncols=2)
         return as_svg(drawing, label, "Distributions of the run over those of the reference.")
 

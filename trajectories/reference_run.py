@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from egno_md.propagators.classical import Langevin
 from torch import Tensor
 
+from egno_md.propagators.classical import Langevin
 from egno_md.roles import Potential
 from egno_md.state import State, maxwell_boltzmann
 from egno_md.trajectories.histograms import Bins
@@ -73,6 +73,16 @@ class ReferencePlan:
             )
 
     @property
+    def total_frames(self) -> int:
+        """Frames of all replicas together, the uncounted included."""
+        return self.n_replicas * (self.n_burn_in + _FRAMES_AT_ONCE + self.n_frames)
+
+    @property
+    def n_burn_in(self) -> int:
+        """Frames per replica before counting begins."""
+        return round(self.burn_in_ps * 1000.0 / self.frame_interval_fs)
+
+    @property
     def n_frames(self) -> int:
         """Counted frames per replica."""
         return max(1, round(self.length_ps * 1000.0 / self.frame_interval_fs))
@@ -84,7 +94,7 @@ def make_reference(
     plan: ReferencePlan,
     *,
     description: str = "",
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Run classical Langevin dynamics and count what it does.
 
@@ -93,7 +103,7 @@ def make_reference(
         start: a sensible geometry; every replica starts from its first one.
         plan: temperature, length and the rest.
         description: a sentence on where this comes from, kept with the counts.
-        progress: called with the simulated replica-ps as they are made.
+        progress: called with the number of frames, of all replicas, as they are made.
 
     Returns:
         The dictionary of `statistics.py`, its blocks the replicas, the first half of them from
@@ -108,7 +118,7 @@ def make_reference(
     tick = progress or (lambda _: None)
     runs = [_Half(potential, start, plan, seed) for seed in (plan.seed, plan.seed + 1)]
     for run in runs:
-        run.move(plan.burn_in_ps, tick)
+        run.move(plan.n_burn_in, tick)
     bins = Bins.around(molecule, torch.cat([run.probe(tick) for run in runs]))
     counter = StatisticsCounter(
         molecule,
@@ -187,7 +197,6 @@ class _Half:
         cell = None if start.cell is None else start.cell[:1].expand(n, 3, 3)
         positions = start.positions[:1].to(torch.float64).expand(n, -1, 3).clone()
         self._state = State(molecule, positions, velocities, 0.0, cell)
-        self._plan = plan
         self._dynamics = Langevin(
             potential,
             timestep_fs=plan.timestep_fs,
@@ -198,21 +207,21 @@ class _Half:
             generator=generator,
         )
 
-    def frames(self, n: int, tick: Callable[[float], None]) -> tuple[Tensor, Tensor, Tensor]:
+    def frames(self, n: int, tick: Callable[[int], None]) -> tuple[Tensor, Tensor, Tensor]:
         """Advance by n frames; give positions, velocities and potential energies."""
         segment = self._dynamics.advance(self._state, n)
         self._state = segment.last
-        tick(n * self._state.n_replicas * self._plan.frame_interval_fs * 1e-3)
+        tick(n * self._state.n_replicas)
         return segment.positions, segment.velocities, segment.potential_energies
 
-    def move(self, length_ps: float, tick: Callable[[float], None]) -> None:
+    def move(self, n_frames: int, tick: Callable[[int], None]) -> None:
         """Advance without looking."""
-        left = round(length_ps * 1000.0 / self._plan.frame_interval_fs)
+        left = n_frames
         while left > 0:
             n = min(_FRAMES_AT_ONCE, left)
             self.frames(n, tick)
             left -= n
 
-    def probe(self, tick: Callable[[float], None]) -> Tensor:
+    def probe(self, tick: Callable[[int], None]) -> Tensor:
         """Frames to centre the bins on."""
         return self.frames(_FRAMES_AT_ONCE, tick)[0]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from egno_md.bundle import Bundle
 from egno_md.segment import MadeBy
 from egno_md.trajectories import report_page as html
 from egno_md.trajectories import report_sections as sections
-from egno_md.trajectories.comparison import Comparison, compare
+from egno_md.trajectories.comparison import Comparison, compare, temperature_mismatch
 from egno_md.trajectories.cost_ledger import ClassicalCost, CostLedger, cost_ledger, duration
 from egno_md.trajectories.report_checks import Check, Mark, all_checks
 from egno_md.trajectories.report_structure import structure_section
@@ -97,10 +99,7 @@ def report_on(
         OSError: if the file cannot be written.
     """
     reference = next((b.reference for b in (bundle, guard) if b is not None and b.reference), None)
-    comparison: Comparison | None = None
-    if reference and record.statistics is not None and record.reference_problem is None:
-        generator = torch.Generator().manual_seed(_SEED)
-        comparison = compare(record.statistics, reference, record.molecule, generator)
+    record, comparison = _compared(record, reference)
     checks = all_checks(record, comparison, reference, bundle)
     ledger = _ledger(record, bundle, cost)
     mark, sentences = judge(record, checks, ledger)
@@ -120,6 +119,22 @@ def report_on(
     path = Path(html_path)
     _write(path, html.page(_title(record), parts))
     return ReportSummary(path, mark, sentences[0], checks, ledger)
+
+
+def _compared(
+    record: RunRecord, reference: Mapping[str, Tensor] | None
+) -> tuple[RunRecord, Comparison | None]:
+    """Compare where that makes sense; else the record says why not."""
+    if not reference or record.statistics is None or record.reference_problem is not None:
+        return record, None
+    kelvin = record.target_K
+    if kelvin is None:
+        kelvin = round(float(record.statistics.get("temperature_mean_K", math.nan)), 1)
+    problem = temperature_mismatch(reference, kelvin)
+    if problem is not None:
+        return replace(record, reference_problem=problem), None
+    generator = torch.Generator().manual_seed(_SEED)
+    return record, compare(record.statistics, reference, record.molecule, generator)
 
 
 def judge(

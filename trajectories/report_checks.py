@@ -227,7 +227,7 @@ def _temperature(
         parts.append(f"{label}{m.kelvin:.1f}{error} K")
     worst = max(abs(m.kelvin / target - 1.0) for m in means)
     largest_error = max((m.error for m in means if not math.isnan(m.error)), default=math.nan)
-    note = f"Largest deviation {worst:.1%}."
+    note = f"{'Largest deviation' if len(means) > 1 else 'Deviation'} {worst:.1%}."
     if math.isnan(largest_error):
         note += " No error can be given for so few frames."
     elif largest_error > limit * target:
@@ -235,7 +235,7 @@ def _temperature(
             f" The statistical error ({largest_error / target:.1%}) is larger than the limit: "
             "only a longer run can tell."
         )
-    return Check(name, Mark.PASS if worst <= limit else Mark.WARN, ", ".join(parts), allowed, note)
+    return Check(name, Mark.PASS if worst <= limit else Mark.WARN, " · ".join(parts), allowed, note)
 
 
 def _trained_range(record: RunRecord, bundle: Bundle | None) -> Check:

@@ -134,7 +134,7 @@ def element_figure(
         target_K: the thermostat's, or the mean.
         limit: allowed deviation, as a share.
     """
-    with figure(0.75 + 0.3 * len(labels), 5.6) as drawing:
+    with figure(0.7 + 0.3 * len(labels)) as drawing:
         axes = drawing.add_subplot()
         axes.axvspan(
             target_K * (1 - limit), target_K * (1 + limit), color="#3a9d6e", alpha=0.18, lw=0

@@ -45,6 +45,7 @@ th { text-align: left; font-weight: 600; color: var(--soft); }
 th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+.checks td:nth-child(2) { width: 45%; } .checks td:nth-child(3) { width: 25%; }
 td small { color: var(--soft); display: block; font-size: .84rem; }
 .mark { font-weight: 700; font-size: .78rem; letter-spacing: .03em; white-space: nowrap; }
 .mark.pass { color: var(--pass); } .mark.warn { color: var(--warn); }
@@ -123,8 +124,8 @@ def check_table(checks: Iterable[Check]) -> str:
         for c in checks
     )
     return (
-        '<div class="scroll"><table><thead><tr><th></th><th>question</th><th>found</th>'
-        f"<th>allowed</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        '<div class="scroll"><table class="checks"><thead><tr><th></th><th>question</th>'
+        f"<th>found</th><th>allowed</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ def guard_section(record: RunRecord) -> list[str]:
             "its energies, bonds or temperature while it ran, and nothing could have stopped it."
         )
         return [*parts, html.paragraph(text)]
+    if limits := _limits(record.config):
+        parts.append(html.paragraph(f"Judges: {limits}.", soft=True))
     if not record.events:
         return [*parts, html.paragraph("No segment was rejected.")]
     rows = [
@@ -85,6 +88,24 @@ def guard_section(record: RunRecord) -> list[str]:
     if len(shown) < len(record.events):
         label = f"The first {len(shown)} of {len(record.events)} rejections"
     return [*parts, html.folded(label, html.table(head, each, (0, 1)))]
+
+
+def _limits(config: Mapping[str, Any]) -> str:
+    """The judges' limits, as far as the settings of the run name them."""
+    texts = {
+        "bond_limit_A": "bond lengths within {} Å of their means",
+        "contact_limit_A": "unbonded atoms at least {} Å apart",
+        "temperature_factor": "kinetic temperature at most {} times the target",
+        "energy_limit_eV": "total energy of a segment within {} eV of its start",
+    }
+    said = [
+        text.format(f"{config[key]:g}")
+        for key, text in texts.items()
+        if isinstance(config.get(key), int | float)
+    ]
+    if "energy_limit_eV" in config and config["energy_limit_eV"] is None:
+        said.append("total energy within the limit of the bundle's card")
+    return "; ".join(said)
 
 
 def reason_rows(events: Sequence[Event]) -> list[tuple[str, int, str, str]]:

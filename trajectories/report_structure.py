@@ -129,16 +129,17 @@ def difference_table(what: str, differences: Sequence[Difference]) -> str:
     rows = [
         (
             d.label,
-            f"{d.value:.2e}" + ("" if math.isnan(d.error) else f" ± {d.error:.0e}"),
-            f"{d.floor:.2e}",
-            f"{d.floor_high:.2e}",
+            f"{1e3 * d.value:.3f}" + ("" if math.isnan(d.error) else f" ± {1e3 * d.error:.3f}"),
+            f"{1e3 * d.floor:.3f}",
+            f"{1e3 * d.floor_high:.3f}",
             f"{d.ratio:.2f}",
         )
         for d in differences
     ]
-    head = (what, "Jensen-Shannon divergence", "chance, mean", "chance, 95 %", "times the floor")
+    head = (what, "divergence × 1000", "chance, mean", "chance, 95 %", "times the floor")
     return html.table(head, rows, (1, 2, 3, 4)) + html.paragraph(
-        "The divergence itself with the natural logarithm, 0 to 0.693, not its square root.",
+        "Jensen-Shannon divergence with the natural logarithm, 0 to 0.693, times 1000; "
+        "the divergence itself, not its square root.",
         soft=True,
     )
 
