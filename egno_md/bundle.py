@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,16 +26,16 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from egno_md.bundle_card import FORMAT_VERSION as FORMAT_VERSION
 from egno_md.bundle_card import (
+    FORMAT_VERSION,
     MAX_CARD_BYTES,
-    NAME_PATTERN,
-    BundleCard,
     card_as_json,
     card_as_markdown,
     read_card,
 )
+from egno_md.bundle_card import BundleCard as BundleCard
 from egno_md.state import Molecule
 
 CARD_FILE: Final = "bundle.json"
@@ -321,8 +322,11 @@ def build_model(bundle: Bundle) -> nn.Module:
     module_name, class_name = _MODEL_CLASSES[str(architecture["name"])]
     model_class = getattr(importlib.import_module(module_name), class_name)
     where = f"bundle {bundle.name!r}"
+    n_numbers = sum(tensor.numel() for tensor in bundle.weights.values())
     try:
-        model = model_class.from_architecture(architecture)
+        # The first, random weights are thrown away; the caller's random stream stays as it is.
+        with torch.random.fork_rng(devices=[]), _at_most(n_numbers):
+            model = model_class.from_architecture(architecture)
     except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{where}: architecture is not understood: {_one_line(error)}") from None
     if not isinstance(model, nn.Module):
@@ -331,6 +335,29 @@ def build_model(bundle: Bundle) -> nn.Module:
     _check_shapes(model.state_dict(), bundle.weights, where)
     model.load_state_dict(bundle.weights, strict=True)
     return model.eval()
+
+
+@contextmanager
+def _at_most(n_numbers: int) -> Iterator[None]:
+    """Stop a constructor that makes more parameters than the weights file can fill.
+
+    An architecture is read from a file: a width of 10^6 in it must not fill the memory before
+    the shapes are compared.
+    """
+    here, made = threading.get_ident(), 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        if parameter is not None and threading.get_ident() == here:
+            made += parameter.numel()
+            if made > n_numbers:
+                raise ValueError(f"it has more parameters than the {n_numbers} in the weights")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
@@ -350,16 +377,3 @@ def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], whe
 
 def _one_line(error: Exception) -> str:
     return re.sub(r"\s+", " ", str(error)) or type(error).__name__
-
-
-__all__ = [
-    "NAME_PATTERN",
-    "Bundle",
-    "BundleCard",
-    "build_model",
-    "find_bundle",
-    "load_bundle",
-    "package_versions",
-    "packaged_bundles",
-    "save_bundle",
-]

@@ -39,7 +39,7 @@ ARCHITECTURES: Final[Mapping[str, tuple[str, ...]]] = {
 #: The largest bundle.json that is read.
 MAX_CARD_BYTES: Final = 1_000_000
 
-NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 _SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 
 
@@ -52,7 +52,7 @@ class BundleCard(BaseModel):
 
     format_version: int = Field(FORMAT_VERSION, ge=1)
     """Version of the bundle format."""
-    name: str = Field(pattern=NAME_PATTERN)
+    name: str = Field(pattern=_NAME_PATTERN)
     """Name of the bundle: letters, digits, dots, dashes."""
     kind: Literal["egno", "escn"]
     """egno: a propagator; escn: a potential."""
