@@ -35,7 +35,6 @@ from egno_md.trajectories.store_format import (
     EVENTS_FILE,
     HEADER_KEY,
     JOURNAL,
-    ArrayLayout,
     Commit,
     StoreHeader,
     array_layouts,

@@ -181,6 +181,11 @@ class ArrayLayout:
         a = self.frame_axis
         return (*self.shape[:a], n_frames, *self.shape[a + 1 :])
 
+    @property
+    def first_key(self) -> str:
+        """Path of the first chunk inside the array."""
+        return "/".join(["c", *"0" * len(self.shape)])
+
     def chunk_files(self, first_frame: int, last_frame: int) -> list[str]:
         """Return the paths, inside the group, of the chunks that hold frames first..last-1."""
         a = self.frame_axis

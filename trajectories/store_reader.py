@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ class TrajectoryReader:
         commit: the record that says how much counts, with wall-clock and CPU time.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open a store and check everything but the numbers themselves.
 
         Args:
@@ -218,6 +219,7 @@ class TrajectoryReader:
             same = (
                 array.dtype == np.dtype(layout.dtype)
                 and array.chunks == layout.chunks
+                and array.metadata.encode_chunk_key((0,) * array.ndim) == layout.first_key
                 and array.shape == layout.with_frames(array.shape[layout.frame_axis])
                 and array.shape[layout.frame_axis] >= self.n_frames
             )
