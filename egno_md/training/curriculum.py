@@ -1,0 +1,349 @@
+"""Trains a Hamiltonian EGNO: forces first, then segments, then chains of segments.
+
+Forces alone give a network that knows the molecule but not the long step; segments from random
+weights get stuck. So each stage starts from the best weights of the one before: chain 0 matches
+forces, chain 1 the frames after one application of the map, chain 2 after two, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egno_md.bonds import bond_graph_distance
+from egno_md.bundle import BundleCard, package_versions, save_bundle
+from egno_md.config import TrainConfig
+from egno_md.data.cache import config_hash, remember
+from egno_md.data.progress import progress_bar
+from egno_md.data.reference_md import sample_windows
+from egno_md.data.windows import Windows
+from egno_md.models.hamiltonian_egno import HamiltonianEGNO
+from egno_md.models.pair_classes import PairGraph, distance_statistics
+from egno_md.propagators.learned import molecule_graph
+from egno_md.roles import Potential
+from egno_md.state import State
+from egno_md.training.loop import FitResult, fit
+from egno_md.training.segment_loss import (
+    Paths,
+    SegmentLoss,
+    segment_measures,
+    total_energy_errors_eV,
+)
+from egno_md.training.settings import FitSettings
+from egno_md.training.sources import open_potential, read_structure, sampling_of, work_folder
+from egno_md.units import KCAL_PER_MOL
+
+#: Options of the network that a job may set.
+ARCHITECTURE_OPTIONS = (
+    "step_fs", "n_stages", "n_modes", "n_hidden", "n_vectors", "n_layers", "n_radial", "cutoff_A",
+)  # fmt: skip
+
+#: The largest bond distance that is told apart.
+_BOND_CAP = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What a network learns from.
+
+    Attributes:
+        training: windows for training.
+        validation: windows that choose the best weights.
+        test: windows for the card.
+        forces: frames `(n, n_atoms, 3)` and forces of training and validation, or None.
+        potential: what made the data, or None when it came from files.
+    """
+
+    training: Windows
+    validation: Windows
+    test: Windows
+    forces: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    potential: Potential | None
+
+
+def train_egno(config: TrainConfig, command: str = "") -> Path:
+    """Train a Hamiltonian EGNO and write its bundle.
+
+    Args:
+        config: the job, of kind "egno".
+        command: the command that asked for it, for the card.
+
+    Returns:
+        The folder of the bundle.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the data or a setting is wrong, or the training diverges.
+    """
+    torch.set_num_threads(config.n_threads)
+    stages = list(zip(config.chain, config.chain_steps, config.chain_learning_rates, strict=True))
+    lesson = read_lesson(config)
+    molecule = lesson.training.molecule
+    model = make_network(config, lesson.training)
+    graph = molecule_graph(molecule, model)
+    results: list[FitResult] = []
+    for number, (chain, steps, rate) in enumerate(stages):
+        if chain == 0 and lesson.forces is None:
+            continue
+        settings = _settings(config, steps, rate, number)
+        folder = work_folder(config) / f"stage-{number}-chain-{chain}"
+        # A stage that is done returns at once with its best weights.
+        resume = config.resume and folder.exists()
+        if chain == 0:
+            results.append(_match_forces(model, graph, lesson, settings, folder, resume))
+        else:
+            results.append(_match_segments(model, graph, lesson, chain, settings, folder, resume))
+    measures = card_measures(model, graph, lesson)
+    card = make_card(config, command, lesson, model, results, measures)
+    return save_bundle(Path(config.out), card, model.state_dict())
+
+
+def read_lesson(config: TrainConfig) -> Lesson:
+    """Read or make the data of a job.
+
+    Args:
+        config: names files or a potential.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the files hold no windows or a potential cannot make them.
+    """
+    if config.potential is None or config.structure is None:
+        from egno_md.training.window_sources import windows_from_files
+
+        return Lesson(*windows_from_files(config), forces=None, potential=None)
+    potential, start = open_potential(config.potential), read_structure(config.structure)
+    cache = work_folder(config) / "data"
+    windows = [
+        sample_windows(
+            potential,
+            start,
+            n,
+            config.horizon_fs,
+            config.frame_interval_fs,
+            config.temperatures_K,
+            timestep_fs=config.timestep_fs,
+            sampling=sampling_of(config, part),
+            cache=cache,
+        )
+        for part, n in enumerate((config.n_samples, config.n_validation, config.n_test))
+    ]
+    labelled = [_forces(potential, part, cache) for part in windows[:2]]
+    return Lesson(*windows, forces=(*labelled[0], *labelled[1]), potential=potential)
+
+
+def _forces(potential: Potential, windows: Windows, cache: Path) -> tuple[Tensor, Tensor]:
+    """Label the first and the last frame of every window, `(2 n_windows, n_atoms, 3)` each."""
+    x = torch.cat([windows.positions0, windows.positions[:, -1]])
+
+    def make() -> dict[str, Tensor]:
+        parts = []
+        with progress_bar("forces", len(x)) as advance:
+            for chunk in x.split(256):
+                parts.append(potential.evaluate(State.at_rest(windows.molecule, chunk)).forces)
+                advance(len(chunk), "")
+        return {"forces": torch.cat(parts)}
+
+    # Windows remember their potential: their hash stands for both.
+    return x, remember(cache, "forces", {"windows": windows.sha256()}, make)["forces"]
+
+
+def make_network(config: TrainConfig, windows: Windows) -> HamiltonianEGNO:
+    """Make an untrained network for the molecule of some windows.
+
+    Args:
+        config: gives the architecture, dtype, device and seed.
+        windows: give the molecule and its distances.
+
+    Raises:
+        ValueError: if an option of the architecture is wrong.
+    """
+    molecule = windows.molecule
+    apart = bond_graph_distance(molecule.n_atoms, molecule.bonds, _BOND_CAP)
+    classes, mean, spread = distance_statistics(windows.positions0, molecule.numbers, apart)
+    given = {
+        name: getattr(config, name)
+        for name in ARCHITECTURE_OPTIONS
+        if getattr(config, name) is not None
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = HamiltonianEGNO(
+            sorted(set(molecule.numbers.tolist())), classes, bond_cap=_BOND_CAP, **given
+        )
+    model.distance_mean.copy_(mean)
+    model.distance_spread.copy_(spread)
+    return model.to(device=config.device, dtype=getattr(torch, config.dtype))
+
+
+def _settings(config: TrainConfig, steps: int, rate: float, number: int) -> FitSettings:
+    return FitSettings(
+        steps=steps,
+        batch_size=config.batch_size,
+        learning_rate=rate,
+        warmup_steps=min(config.warmup_steps, steps // 2),
+        schedule=config.schedule,
+        final_fraction=config.final_fraction,
+        weight_decay=config.weight_decay,
+        ema_decay=config.ema_decay,
+        gradient_clip=config.gradient_clip,
+        validate_every=min(config.validate_every, steps),
+        checkpoint_every=min(config.checkpoint_every, steps),
+        log_every=config.log_every,
+        cpu_minutes=config.cpu_minutes,
+        seed=config.seed + number,
+    )
+
+
+def _match_forces(
+    model: HamiltonianEGNO,
+    graph: PairGraph,
+    lesson: Lesson,
+    settings: FitSettings,
+    folder: Path,
+    resume: bool,
+) -> FitResult:
+    """Fit the static part U(x, 0) to the potential's forces."""
+    if lesson.forces is None:
+        raise ValueError("forces are matched only where a potential makes the data")
+    like = model.distance_mean
+    x, f, held_x, held_f = (part.to(like) for part in lesson.forces)
+
+    def sample(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        which = torch.randint(x.shape[0], (settings.batch_size,), generator=generator)
+        return x[which], f[which]
+
+    def loss(
+        network: nn.Module, batch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        error = model.force(batch[0], graph, 0) - batch[1]
+        return error.square().mean().sqrt(), {}
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        model.eval()
+        parts = range(0, held_x.shape[0], 256)
+        got = torch.cat([model.force(held_x[i : i + 256], graph, 0) for i in parts])
+        error = got - held_f
+        relative = float(error.norm() / held_f.norm())
+        mae = float(error.abs().mean()) / KCAL_PER_MOL
+        return {"score": relative, "force_mae_kcal_per_mol_A": mae}
+
+    return fit(model, sample, loss, validate, settings, folder, resume=resume, description="forces")
+
+
+def _match_segments(
+    model: HamiltonianEGNO,
+    graph: PairGraph,
+    lesson: Lesson,
+    chain: int,
+    settings: FitSettings,
+    folder: Path,
+    resume: bool,
+) -> FitResult:
+    """Fit the frames after one or more applications of the map."""
+    own, device = model.distance_mean.dtype, str(model.distance_mean.device)
+    loss = SegmentLoss(Paths.of(lesson.training, model.step_fs).cast(own, device), graph, chain)
+    held = Paths.of(lesson.validation, model.step_fs).cast(own, device)
+
+    def sample(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return loss.sample(settings.batch_size, generator)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        measures = segment_measures(model, held, graph, chain)
+        at = f"{chain * model.step_fs:g}fs"
+        score = (
+            measures[f"position_error_over_displacement_{at}"]
+            + measures[f"velocity_error_over_change_{at}"]
+        )
+        return {"score": score, **measures}
+
+    return fit(
+        model,
+        sample,
+        loss,
+        validate,
+        settings,
+        folder,
+        resume=resume,
+        description=f"segments x{chain}",
+    )
+
+
+def card_measures(model: HamiltonianEGNO, graph: PairGraph, lesson: Lesson) -> dict[str, float]:
+    """Measure the trained network on the test windows.
+
+    Args:
+        model: the trained network.
+        graph: the molecule's pairs.
+        lesson: gives the test windows and the potential.
+    """
+    own, device = model.distance_mean.dtype, str(model.distance_mean.device)
+    paths = Paths.of(lesson.test, model.step_fs)
+    measures = segment_measures(model, paths.cast(own, device), graph)
+    if lesson.potential is not None:
+        errors = total_energy_errors_eV(model, paths, graph, lesson.potential).abs()
+        at = f"{paths.n_steps * model.step_fs:g}fs"
+        measures[f"total_energy_error_rms_eV_{at}"] = float(errors.square().mean().sqrt())
+        measures[f"total_energy_error_p999_eV_{at}"] = float(torch.quantile(errors, 0.999))
+    return measures
+
+
+def make_card(
+    config: TrainConfig,
+    command: str,
+    lesson: Lesson,
+    model: HamiltonianEGNO,
+    results: list[FitResult],
+    measures: dict[str, float],
+) -> BundleCard:
+    """Write down what was done and measured.
+
+    Args:
+        config: the job.
+        command: the command that asked for it.
+        lesson: the data.
+        model: the trained network.
+        results: how each stage went.
+        measures: measures on the test windows.
+    """
+    paths = Paths.of(lesson.test, model.step_fs)
+    training: dict[str, Any] = {
+        "command": command,
+        "data": lesson.training.source,
+        "sha256": lesson.training.sha256(),
+        "test_sha256": lesson.test.sha256(),
+        "n_windows": lesson.training.n_windows,
+        "n_validation": lesson.validation.n_windows,
+        "n_test": lesson.test.n_windows,
+        "steps": [r.steps for r in results],
+        "best_scores": [round(r.best_score, 5) for r in results],
+        "cpu_seconds": round(sum(r.cpu_seconds for r in results), 1),
+        "wall_seconds": round(sum(r.wall_seconds for r in results), 1),
+        "seed": config.seed,
+        "settings": config_hash(config.model_dump(mode="json", exclude={"out", "work", "resume"})),
+    }
+    made = lesson.potential is not None
+    facts: dict[str, Any] = dict(
+        name=Path(config.out).name.removesuffix(".bundle"),
+        kind="egno",
+        architecture=model.architecture(),
+        elements=model.elements,
+        cutoff_A=model.cutoff_A,
+        horizon_fs=paths.n_steps * model.step_fs,
+        frame_interval_fs=model.step_fs,
+        dtype=config.dtype,
+        level_of_theory=config.level_of_theory,
+        temperature_range_K=(min(config.temperatures_K), max(config.temperatures_K))
+        if made
+        else None,
+        training=training,
+        held_out=measures,
+        versions=package_versions(),
+        citation=config.citation,
+    )
+    return BundleCard.model_validate(facts)

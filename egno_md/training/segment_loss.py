@@ -1,0 +1,225 @@
+"""How far a Hamiltonian EGNO's segments are from the true ones: the loss and its measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from egno_md.data.windows import Windows
+from egno_md.models.hamiltonian_egno import HamiltonianEGNO
+from egno_md.models.pair_classes import PairGraph
+from egno_md.roles import Potential
+from egno_md.state import Molecule, State, kinetic_energy
+from egno_md.units import KJ_PER_MOL
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Paths:
+    """Frames of windows on the network's own time grid, the start first.
+
+    Attributes:
+        molecule: what moved.
+        positions: `(n_windows, n_frames, n_atoms, 3)`, Å.
+        velocities: same shape, Å/fs.
+    """
+
+    molecule: Molecule
+    positions: Tensor
+    velocities: Tensor
+
+    @classmethod
+    def of(cls, windows: Windows, step_fs: float) -> Paths:
+        """Pick the frames at multiples of the network's step.
+
+        Args:
+            windows: the windows.
+            step_fs: T of the network.
+
+        Raises:
+            ValueError: if the windows have no frames at these times.
+        """
+        picked = [0]
+        for k in range(1, int(float(windows.times_fs[-1]) / step_fs + 1e-6) + 1):
+            off = (windows.times_fs - k * step_fs).abs()
+            if float(off.min()) > 1e-6 * step_fs:
+                raise ValueError(
+                    f"{windows.source}: no frame {k * step_fs:g} fs after the start; a network "
+                    f"with a step of {step_fs:g} fs needs frames at its multiples"
+                )
+            picked.append(1 + int(off.argmin()))
+        if len(picked) < 2:
+            raise ValueError(
+                f"{windows.source}: windows of {float(windows.times_fs[-1]):g} fs are shorter "
+                f"than one step of {step_fs:g} fs"
+            )
+        x = torch.cat([windows.positions0[:, None], windows.positions], 1)[:, picked]
+        v = torch.cat([windows.velocities0[:, None], windows.velocities], 1)[:, picked]
+        return cls(windows.molecule, x, v)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the network that a path covers."""
+        return int(self.positions.shape[1]) - 1
+
+    def cast(self, dtype: torch.dtype, device: str) -> Paths:
+        """Return the same paths in another dtype on another device."""
+        return Paths(
+            self.molecule,
+            self.positions.to(device=device, dtype=dtype),
+            self.velocities.to(device=device, dtype=dtype),
+        )
+
+
+def _per_element(values: Tensor, numbers: Tensor) -> Tensor:
+    """Root mean square over windows and the atoms of each element, `(n_atoms, 1)`."""
+    squares = values.square().mean((0, -1))
+    result = torch.empty_like(squares)
+    for z in torch.unique(numbers):
+        result[numbers == z] = squares[numbers == z].mean()
+    return result.sqrt()[:, None]
+
+
+class SegmentLoss:
+    """Error of positions and velocities, each relative to how much it changes in truth.
+
+    The scale is each element's own: hydrogens move most and would otherwise drown the rest,
+    and with it the balance of temperatures between elements.
+    """
+
+    def __init__(self, paths: Paths, graph: PairGraph, n_chain: int) -> None:
+        """Measure the scales.
+
+        Args:
+            paths: the training paths.
+            graph: the molecule's pairs.
+            n_chain: applications of the map per sample.
+
+        Raises:
+            ValueError: if the paths are shorter than the chain.
+        """
+        if paths.n_steps < n_chain:
+            raise ValueError(
+                f"the windows cover {paths.n_steps} steps of the network; a chain of "
+                f"{n_chain} needs longer windows"
+            )
+        self.paths, self.graph, self.n_chain = paths, graph, n_chain
+        x, v, z = (
+            paths.positions,
+            paths.velocities,
+            paths.molecule.numbers.to(paths.positions.device),
+        )
+        last = range(1, n_chain + 1)
+        self.moved = torch.stack([_per_element(x[:, k] - x[:, 0], z) for k in last])
+        self.turned = torch.stack([_per_element(v[:, k] - v[:, 0], z) for k in last])
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw windows and where in them to start.
+
+        Args:
+            batch_size: number of samples.
+            generator: source of randomness.
+
+        Returns:
+            Positions and velocities `(batch, n_chain + 1, n_atoms, 3)`, the start first.
+        """
+        n = self.paths.positions.shape[0]
+        which = torch.randint(n, (batch_size,), generator=generator)
+        begin = torch.randint(
+            self.paths.n_steps - self.n_chain + 1, (batch_size,), generator=generator
+        )
+        frames = begin[:, None] + torch.arange(self.n_chain + 1)
+        return (
+            self.paths.positions[which[:, None], frames],
+            self.paths.velocities[which[:, None], frames],
+        )
+
+    def __call__(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        """Return the loss of a batch and its two parts."""
+        if not isinstance(model, HamiltonianEGNO):
+            raise TypeError(f"segments are learned by HamiltonianEGNO, got {type(model).__name__}")
+        x, v = batch
+        got_x, got_v = model.advance(x[:, 0], v[:, 0], self.graph, self.n_chain)
+        error_x = ((got_x - x[:, 1:]) / self.moved).square().mean()
+        error_v = ((got_v - v[:, 1:]) / self.turned).square().mean()
+        # The root weighs batches alike whatever their temperature.
+        loss = (error_x + error_v).sqrt()
+        return loss, {"position": error_x.detach().sqrt(), "velocity": error_v.detach().sqrt()}
+
+
+def predicted(
+    model: HamiltonianEGNO, paths: Paths, graph: PairGraph, chunk: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Return the network's frames for every path, `(n_windows, n_steps, n_atoms, 3)` each."""
+    model.eval()
+    parts = [
+        model.advance(
+            paths.positions[i : i + chunk, 0],
+            paths.velocities[i : i + chunk, 0],
+            graph,
+            paths.n_steps,
+        )
+        for i in range(0, paths.positions.shape[0], chunk)
+    ]
+    x = torch.cat([p[0].detach() for p in parts])
+    v = torch.cat([p[1].detach() for p in parts])
+    return x, v
+
+
+def segment_measures(
+    model: HamiltonianEGNO, paths: Paths, graph: PairGraph, upto: int | None = None
+) -> dict[str, float]:
+    """Measure chained segments against held-out paths.
+
+    Args:
+        model: the network.
+        paths: held-out paths.
+        graph: the molecule's pairs.
+        upto: applications of the map; all that the paths allow when None.
+
+    Returns:
+        For every multiple of the step, with its time in the name: the error of positions over
+        the displacement and of velocities over their change (root mean squares), and mean and
+        spread of the error of the kinetic energy, kJ/mol.
+    """
+    count = upto or paths.n_steps
+    cut = Paths(paths.molecule, paths.positions[:, : count + 1], paths.velocities[:, : count + 1])
+    x, v = predicted(model, cut, graph)
+    measures: dict[str, float] = {}
+    for k in range(1, count + 1):
+        at = f"{k * model.step_fs:g}fs"
+        true_x, true_v = cut.positions[:, k], cut.velocities[:, k]
+        measures[f"position_error_over_displacement_{at}"] = float(
+            (x[:, k - 1] - true_x).norm() / (true_x - cut.positions[:, 0]).norm()
+        )
+        measures[f"velocity_error_over_change_{at}"] = float(
+            (v[:, k - 1] - true_v).norm() / (true_v - cut.velocities[:, 0]).norm()
+        )
+        kinetic = kinetic_energy(cut.molecule, v[:, k - 1]) - kinetic_energy(cut.molecule, true_v)
+        measures[f"kinetic_energy_error_mean_kJ_per_mol_{at}"] = float(kinetic.mean() / KJ_PER_MOL)
+        measures[f"kinetic_energy_error_std_kJ_per_mol_{at}"] = float(kinetic.std() / KJ_PER_MOL)
+    return measures
+
+
+def total_energy_errors_eV(
+    model: HamiltonianEGNO, paths: Paths, graph: PairGraph, potential: Potential
+) -> Tensor:
+    """Change of the true total energy over each predicted segment, `(n_windows,)` eV.
+
+    Args:
+        model: the network.
+        paths: held-out paths, at constant energy.
+        graph: the molecule's pairs.
+        potential: gives the potential energy.
+    """
+    x, v = predicted(model, paths, graph)
+
+    def total(positions: Tensor, velocities: Tensor) -> Tensor:
+        state = State(paths.molecule, positions.double().cpu(), velocities.double().cpu())
+        return potential.energies(state) + kinetic_energy(paths.molecule, state.velocities)
+
+    return total(x[:, -1], v[:, -1]) - total(paths.positions[:, 0], paths.velocities[:, 0])
