@@ -17,6 +17,9 @@ from torch import Tensor
 #: bond by up to about 20 %; the nearest pairs that are not bonded are beyond 1.5.
 BOND_FACTOR: Final = 1.25
 
+#: Most images of a cell that a search goes through; more means a cell far too thin.
+MOST_IMAGES: Final = 1e4
+
 
 def close_pairs(
     positions: Tensor,
@@ -38,7 +41,8 @@ def close_pairs(
         nearest images.
 
     Raises:
-        ValueError: if a coordinate is not finite, or a periodic system has no cell.
+        ValueError: if a coordinate is not finite, or a periodic system has no cell or one that
+            is far thinner than the cutoff.
     """
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise ValueError(f"positions must have shape (n_atoms, 3), got {tuple(positions.shape)}")
@@ -49,13 +53,14 @@ def close_pairs(
         raise ValueError(f"position of atom {i} ({'xyz'[axis]}) is {points[i, axis]} Å; not finite")
     if any(pbc) and cell is None:
         raise ValueError(f"positions are periodic (pbc {pbc}) but there is no cell")
+    box = np.zeros((3, 3)) if cell is None else cell.detach().to("cpu", torch.float64).numpy()
+    _check_images(cutoff_A, box, pbc)
     if not len(points):
         return torch.zeros((0, 2), dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
 
     # Imported late: only the reading of structures needs it.
     from vesin import NeighborList
 
-    box = np.zeros((3, 3)) if cell is None else cell.detach().to("cpu", torch.float64).numpy()
     search = NeighborList(cutoff=float(cutoff_A), full_list=False)
     first, second, distance = search.compute(points, box, list(pbc), quantities="ijd")
     low, high = np.minimum(first, second).astype(np.int64), np.maximum(first, second)
@@ -67,6 +72,24 @@ def close_pairs(
     new[1:] = (pairs[1:] != pairs[:-1]).any(1)
     kept = np.asarray(distance, dtype=np.float64)[order][new]
     return torch.from_numpy(pairs[new]), torch.from_numpy(kept)
+
+
+def _check_images(cutoff_A: float, box: np.ndarray, pbc: tuple[bool, bool, bool]) -> None:
+    """Refuse cells so thin that the images within the cutoff would never end."""
+    if not any(pbc):
+        return
+    volume = abs(float(np.linalg.det(box))) if np.isfinite(box).all() else 0.0
+    if volume == 0.0:
+        raise ValueError(f"the periodic cell has no volume: {box.tolist()}")
+    images = 1.0
+    for axis in range(3):
+        across = float(np.linalg.norm(np.cross(box[axis - 2], box[axis - 1])))
+        images *= 1.0 + 2.0 * cutoff_A * across / volume if pbc[axis] else 1.0
+    if images > MOST_IMAGES:
+        raise ValueError(
+            f"the periodic cell {box.tolist()} is too thin: within {cutoff_A:.3g} Å it repeats "
+            f"{images:.3g} times; check its unit (Å)"
+        )
 
 
 def guess_bonds(

@@ -79,6 +79,10 @@ def test_wrong_shapes_and_numbers_are_named() -> None:
         guess_bonds(numbers * 0, positions)
     with pytest.raises(ValueError, match="no cell"):
         guess_bonds(numbers, positions, pbc=(True, False, False))
+    for thin, words in ((1e-4, "too thin"), (0.0, "no volume")):
+        cell = torch.diag(torch.tensor([thin, 9.0, 9.0]))
+        with pytest.raises(ValueError, match=words):
+            guess_bonds(numbers, positions, cell=cell, pbc=(True, True, True))
 
 
 def test_bond_counts_of_ethanol() -> None:
