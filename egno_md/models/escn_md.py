@@ -92,7 +92,7 @@ class EdgeMessage(nn.Module):
         """
         sent = self.mix_source(features).index_select(0, source)
         kept = self.mix_target(features).index_select(0, target)
-        weights = self.radial(edge_invariants).view(-1, self.pairs, self.hidden)
+        weights = self.radial(edge_invariants).view(len(source), self.pairs, self.hidden)
         edge = torch.bmm(into_frame, sent + kept) * weights.index_select(1, self.pair_rows)
         parts = self.first(edge)
         gates = torch.sigmoid(parts[0]).index_select(1, self.degree_rows)
@@ -314,7 +314,7 @@ class ESCNMD(nn.Module):
     def _start(self, rows: Tensor, edge: Tensor, out_of_frame: Tensor, target: Tensor) -> Tensor:
         """First atom features: the element, and the directions of the neighbours."""
         n_m0 = self.max_degree + 1
-        weights = self.edge_degree(edge).view(-1, n_m0, self.channels)
+        weights = self.edge_degree(edge).view(len(target), n_m0, self.channels)
         seen = torch.bmm(out_of_frame[:, :, :n_m0], weights)
         start = seen.new_zeros((rows.shape[0], *seen.shape[1:]))
         start = start.index_add(0, target, seen) * self.rescale

@@ -100,7 +100,7 @@ class SO2Convolution(nn.Module):
             they are in m-primary order again.
         """
         n_edges = features.shape[0]
-        flat = features.reshape(n_edges, -1)
+        flat = features.reshape(n_edges, features.shape[1] * features.shape[2])
         width = (self.max_degree + 1) * self.in_channels
         parts = [torch.addmm(self.bias, flat[:, :width], self.real[0])]
         start = width
@@ -116,4 +116,5 @@ class SO2Convolution(nn.Module):
             both = torch.cat((torch.cat((real, imaginary), 1), torch.cat((-imaginary, real), 1)), 0)
             parts.append(flat[:, start : start + 2 * width] @ both)
             start += 2 * width
-        return [part.view(n_edges, -1, self.out_channels) for part in parts]
+        channels = self.out_channels
+        return [part.view(n_edges, part.shape[1] // channels, channels) for part in parts]

@@ -76,9 +76,12 @@ class WignerMatrices(nn.Module):
         blocks = [rotations.new_ones((n, 1, 1)), rotations][: self.max_degree + 1]
         for degree in range(2, self.max_degree + 1):
             size = 2 * degree + 1
-            products = blocks[-1].reshape(n, -1, 1) * rotations.reshape(n, 1, 9)
+            # Sizes are spelled out: -1 is ambiguous for no edges.
+            below = blocks[-1].reshape(n, (size - 2) ** 2, 1)
+            products = below * rotations.reshape(n, 1, 9)
             table = getattr(self, f"coupling_{degree}")
-            blocks.append((products.reshape(n, -1) @ table).view(n, size, size))
+            flat = products.reshape(n, table.shape[0]) @ table
+            blocks.append(flat.view(n, size, size))
         return blocks
 
 

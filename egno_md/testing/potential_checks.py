@@ -168,20 +168,24 @@ def translation_error(
 def permutation_error(
     potential: Potential, state: State, generator: torch.Generator
 ) -> tuple[float, float]:
-    """Largest change of energy (eV) and forces (eV/Å) under another order of the atoms."""
+    """Largest change of energy (eV) and forces (eV/Å) under other orders of the atoms."""
     before = potential.evaluate(state)
-    order = torch.randperm(state.molecule.n_atoms, generator=generator)
-    molecule = Molecule(
-        state.molecule.numbers[order], state.molecule.masses[order], pbc=state.molecule.pbc
-    )
-    shuffled = State(
-        molecule,
-        state.positions[:, order],
-        state.velocities[:, order],
-        state.time_fs,
-        state.cell,
-    )
-    return _difference(potential, before.energy, before.forces[:, order], shuffled)
+    m = state.molecule
+    # A cyclic order is never the old one; random ones may be.
+    orders = [torch.arange(m.n_atoms).roll(1)]
+    orders += [torch.randperm(m.n_atoms, generator=generator) for _ in range(2)]
+    worst_energy = worst_force = 0.0
+    for order in orders:
+        shuffled = State(
+            Molecule(m.numbers[order], m.masses[order], pbc=m.pbc),
+            state.positions[:, order],
+            state.velocities[:, order],
+            state.time_fs,
+            state.cell,
+        )
+        energy, force = _difference(potential, before.energy, before.forces[:, order], shuffled)
+        worst_energy, worst_force = max(worst_energy, energy), max(worst_force, force)
+    return worst_energy, worst_force
 
 
 def batch_error(potential: Potential, state: State) -> tuple[float, float]:

@@ -8,15 +8,16 @@ from egno_md.models.neighbours import find_neighbours
 
 def brute_force(positions, cell, pbc, cutoff):
     """Distances of all (target, source, image) triples within the cutoff, sorted."""
-    spans = [range(-6, 7) if p else (0,) for p in pbc]
-    found = []
-    for i, j in itertools.product(range(len(positions)), repeat=2):
-        for image in itertools.product(*spans):
-            shift = torch.tensor(image, dtype=torch.float64) @ cell
-            distance = float((positions[j] + shift - positions[i]).norm())
-            if distance < cutoff and (i != j or any(image)):
-                found.append((i, j, *(round(float(s), 6) + 0.0 for s in shift)))
-    return sorted(found)
+    spans = [range(-5, 6) if p else (0,) for p in pbc]
+    images = torch.tensor(list(itertools.product(*spans)), dtype=torch.float64)
+    shifts = images @ cell
+    arrows = positions[None, :, None] + shifts - positions[:, None, None]
+    distances = arrows.norm(dim=-1)
+    distances[:, :, (images == 0).all(1)] += torch.eye(len(positions))[:, :, None] * 1e9
+    return sorted(
+        (i, j, *(round(x, 6) + 0.0 for x in shifts[k].tolist()))
+        for i, j, k in (distances < cutoff).nonzero().tolist()
+    )
 
 
 def as_triples(near, replica, n_atoms):

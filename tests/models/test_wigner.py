@@ -37,7 +37,9 @@ def test_agrees_with_e3nn(o3, degree):
         theirs = torch.stack([o3.Irrep(degree, 1).D_from_matrix(r) for r in rotations])
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    # Their table of degree 1 is good to 6e-11 only; ours is the rotation itself.
+    limit = 1e-10 if degree == 1 else 1e-12
+    assert torch.allclose(ours, theirs, rtol=0, atol=limit)
 
 
 @pytest.mark.parametrize("degree", range(1, 5))
