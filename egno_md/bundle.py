@@ -47,7 +47,13 @@ TEXT_FILE: Final = "CARD.md"
 MAX_WEIGHTS_BYTES: Final = 64 * 2**20
 MAX_HEADER_BYTES: Final = 10 * 2**20
 
-_DTYPES: Final = (torch.float32, torch.float64, torch.int64, torch.int32, torch.bool)
+#: A constructor may make this many parameters more than a bundle has, for its own purposes.
+_SPARE_PARAMETERS: Final = 100_000
+
+_DTYPES: Final = (
+    *(torch.float32, torch.float64),
+    *(torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool),
+)
 
 #: Where the class of each architecture lives.
 _MODEL_CLASSES: Final[Mapping[str, tuple[str, str]]] = {
@@ -350,8 +356,8 @@ def _at_most(n_numbers: int) -> Iterator[None]:
         nonlocal made
         if parameter is not None and threading.get_ident() == here:
             made += parameter.numel()
-            if made > n_numbers:
-                raise ValueError(f"it has more parameters than the {n_numbers} in the weights")
+            if made > n_numbers + _SPARE_PARAMETERS:
+                raise ValueError(f"it has far more parameters than the {n_numbers} in the weights")
 
     hook = register_module_parameter_registration_hook(count)
     try:

@@ -77,6 +77,8 @@ def read_toml(job: type[Job], path: str | Path) -> dict[str, Any]:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{file} is not valid TOML for a job: nested too deeply") from None
     for key in values:
         if key not in job.model_fields:
             _refuse_name(f"{file}: unknown key", key, list(job.model_fields))

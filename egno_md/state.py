@@ -110,7 +110,10 @@ class Molecule:
         z = torch.as_tensor(numbers, dtype=torch.int64)
         # Out-of-range numbers get a stand-in mass so that the constructor names them.
         masses = torch.tensor(
-            [float(atomic_masses[i]) if 0 < i < len(atomic_masses) else 1.0 for i in z.tolist()],
+            [
+                float(atomic_masses[i]) if 0 < i < len(atomic_masses) else 1.0
+                for i in z.flatten().tolist()
+            ],
             dtype=torch.float64,
         )
         pairs = torch.as_tensor(bonds, dtype=torch.int64).reshape(-1, 2)
