@@ -147,6 +147,8 @@ class TrainConfig(Job):
     """Channels on edges (escn)."""
     radial_hidden: int | None = Field(None, ge=1, le=1024)
     """Width of the radial network (escn)."""
+    mirror: bool | None = None
+    """Make energies the same for mirror images by construction (escn)."""
     n_hidden: int | None = Field(None, ge=1, le=1024)
     """Width of the atom features (egno)."""
     n_vectors: int | None = Field(None, ge=1, le=1024)

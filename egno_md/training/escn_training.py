@@ -33,6 +33,7 @@ ARCHITECTURE_OPTIONS = (
     "channels",
     "hidden_channels",
     "radial_hidden",
+    "mirror",
 )
 
 
