@@ -127,13 +127,18 @@ class EGNO(nn.Module):
             ValueError: if a size is not possible.
         """
         super().__init__()
-        sizes = {"n_layers": n_layers, "hidden_nf": hidden_nf, "num_timesteps": num_timesteps}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, value in {"in_node_nf": in_node_nf, "in_edge_nf": in_edge_nf}.items():
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        given = {
+            "n_layers": (n_layers, 1),
+            "in_node_nf": (in_node_nf, 0),
+            "in_edge_nf": (in_edge_nf, 0),
+            "hidden_nf": (hidden_nf, 1),
+            "num_timesteps": (num_timesteps, 1),
+            "num_modes": (num_modes, 1),
+            "time_emb_dim": (time_emb_dim, 0),
+        }
+        for name, (value, least) in given.items():
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
         self.n_layers, self.in_node_nf, self.in_edge_nf = n_layers, in_node_nf, in_edge_nf
         self.hidden_nf, self.with_v, self.flat, self.norm = hidden_nf, with_v, flat, norm
         self.use_time_conv, self.num_modes = use_time_conv, num_modes

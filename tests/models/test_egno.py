@@ -182,9 +182,10 @@ def test_the_architecture_is_json_and_makes_the_same_model() -> None:
     [
         (lambda: model(num_modes=5), "num_modes is 5, but 6 time points have only 4"),
         (lambda: model(num_timesteps=1, num_modes=2), "1 time points have only 1"),
-        (lambda: EGNO(0, 1, 1, 8), "n_layers must be at least 1"),
-        (lambda: EGNO(1, 1, -1, 8), "in_edge_nf must not be negative"),
+        (lambda: EGNO(0, 1, 1, 8), "n_layers must be an integer of at least 1, got 0"),
+        (lambda: EGNO(1, 1, -1, 8), "in_edge_nf must be an integer of at least 0, got -1"),
         (lambda: EGNO(1, 1, 1, 8, time_emb_dim=2), "time_emb_dim"),
+        (lambda: EGNO(1, 1, 1, "8"), "hidden_nf must be an integer of at least 1, got '8'"),
         (
             lambda: EGNO.from_architecture({"name": "egno", "hidden": 3}),
             r"unknown keys \['hidden'\]",
