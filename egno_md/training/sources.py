@@ -13,10 +13,8 @@ from egno_md.bonds import guess_bonds
 from egno_md.config import TrainConfig
 from egno_md.data.frame_files import load_frames
 from egno_md.data.frames import LabelledFrames
-from egno_md.data.reference_md import Sampling, sample_frames, sample_windows
+from egno_md.data.reference_md import Sampling, sample_frames
 from egno_md.data.splits import Split, split_by_blocks, split_by_trajectory, split_shuffled
-from egno_md.data.window_files import read_windows
-from egno_md.data.windows import Windows
 from egno_md.roles import Potential
 from egno_md.state import Molecule, State
 
@@ -149,58 +147,6 @@ def frame_sets(config: TrainConfig) -> FrameSets:
     return FrameSets(
         *(together.select(part) for part in (split.training, split.validation, split.test))
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WindowSets:
-    """Windows for training, for choosing the best weights, and for the card."""
-
-    training: Windows
-    validation: Windows
-    test: Windows
-
-
-def window_sets(config: TrainConfig) -> WindowSets:
-    """Get the windows of a job.
-
-    Args:
-        config: names files or a potential.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a file holds no velocities, or there is too little data.
-    """
-    if config.potential is not None and config.structure is not None:
-        potential, start = open_potential(config.potential), read_structure(config.structure)
-        made = [
-            sample_windows(
-                potential,
-                start,
-                n,
-                config.horizon_fs,
-                config.frame_interval_fs,
-                config.temperatures_K,
-                timestep_fs=config.timestep_fs,
-                sampling=sampling_of(config, part),
-                cache=work_folder(config) / "data",
-            )
-            for part, n in enumerate((config.n_samples, config.n_validation, config.n_test))
-        ]
-        return WindowSets(*made)
-    files = (config.data, config.validation_data, config.test_data)
-    read = [[_windows(config, path) for path in paths] for paths in files]
-    if all(read):
-        return WindowSets(*(Windows.join(part) for part in read))
-    if any(read[1:]):
-        raise ValueError("give files for both validation and test, or for neither")
-    together = Windows.join(read[0])
-    order = together.in_time_order()
-    split = cut(config, order.labels)
-    return WindowSets(*(order.select(p) for p in (split.training, split.validation, split.test)))
-
-
-def _windows(config: TrainConfig, path: str) -> Windows:
-    return read_windows(path, config.horizon_fs, config.frame_interval_fs, config.data_interval_fs)
 
 
 def cut(config: TrainConfig, trajectory: Tensor) -> Split:
