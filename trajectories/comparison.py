@@ -216,7 +216,7 @@ def compare(
         return found
 
     pairs = None
-    if "pair_counts" in run and "pair_counts" in reference:
+    if all("pair_counts" in s and bool(s["pair_counts"].any()) for s in (run, reference)):
         (pairs,) = _differences(
             run["pair_counts"],
             reference["pair_counts"],

@@ -94,8 +94,8 @@ def _limits(config: Mapping[str, Any]) -> str:
     """The judges' limits, as far as the settings of the run name them."""
     texts = {
         "bond_limit_A": "bond lengths within {} Å of their means",
-        "contact_limit_A": "unbonded atoms at least {} Å apart",
-        "temperature_factor": "kinetic temperature at most {} times the target",
+        "contact_factor": "unbonded atoms at least {} of their covalent radii apart",
+        "temperature_alarm_rate": "kinetic temperatures that equilibrium shows in {} of frames",
         "energy_limit_eV": "total energy of a segment within {} eV of its start",
     }
     said = [
@@ -103,8 +103,6 @@ def _limits(config: Mapping[str, Any]) -> str:
         for key, text in texts.items()
         if isinstance(config.get(key), int | float)
     ]
-    if "energy_limit_eV" in config and config["energy_limit_eV"] is None:
-        said.append("total energy within the limit of the bundle's card")
     return "; ".join(said)
 
 

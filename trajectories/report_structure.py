@@ -38,7 +38,7 @@ def structure_section(
     parts += [html.paragraph(text) for text in _reference_words(record, comparison, reference)]
     other = reference if comparison else None
     parts += _bond_parts(record, comparison, other)
-    if "pair_counts" in statistics:
+    if "pair_counts" in statistics and bool(statistics["pair_counts"].any()):
         pairs = other.get("pair_counts") if other else None
         svg = pairs_figure(
             statistics["pair_counts"].sum(0),
@@ -51,7 +51,9 @@ def structure_section(
             text += " MAE " + _against_floor(comparison.pairs)
         parts.append(html.picture(svg, text))
     else:
-        parts.append(html.paragraph("h(r) is not shown for periodic systems.", soft=True))
+        parts.append(
+            html.paragraph("There is no h(r): no pair within 10 Å, or periodic.", soft=True)
+        )
     return parts + _torsion_parts(record, comparison, other)
 
 
