@@ -30,7 +30,8 @@ class RunConfig(Job):
     propagator: str = "ethanol-egno"
     """Bundle of the learned propagator: a packaged name or a path."""
     guard: str | None = "ethanol-escn"
-    """Bundle of the potential behind judges, fallback and the classical mode."""
+    """Potential behind judges, fallback and the classical mode: a packaged bundle, the path of
+    one, or sgdml:FILE."""
     ensemble: Literal["nve", "nvt"] = "nvt"
     """nve: constant energy; nvt: Langevin thermostat."""
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)
@@ -42,19 +43,25 @@ class RunConfig(Job):
     n_replicas: int = Field(16, ge=1, le=1_000_000)
     """Independent copies that run side by side."""
     equilibration_ps: float = Field(1.0, ge=0.0)
-    """Classical dynamics before the recorded part, ps."""
+    """The same dynamics with a strong bath before the recorded part, ps."""
     timestep_fs: float = Field(0.5, gt=0.0, le=20.0)
     """Time step of the classical integrator, fs."""
     frame_interval_fs: float | None = Field(None, gt=0.0)
-    """Time between recorded frames, fs; none: as the propagator gives them."""
+    """Time between recorded frames, fs; none: as the propagator gives them, and every four time
+    steps in the classical mode."""
     bond_limit_A: float | None = Field(0.5, gt=0.0)
     """Largest allowed change of a bond length, Å; none: not judged."""
-    contact_limit_A: float | None = Field(0.6, gt=0.0)
-    """Smallest allowed distance of two atoms that are not bonded, Å; none: not judged."""
-    temperature_factor: float | None = Field(4.0, gt=1.0)
-    """Largest allowed kinetic temperature, as a multiple of temperature_K; none: not judged."""
-    energy_limit_eV: float | None = Field(None, gt=0.0)
-    """Largest allowed total-energy error of a segment, eV; none: as the bundle's card says."""
+    contact_factor: float | None = Field(1.0, gt=0.0)
+    """Smallest allowed distance of two atoms that are not bonded, as a share of the sum of their
+    covalent radii; none: not judged."""
+    temperature_alarm_rate: float | None = Field(1e-6, gt=0.0, lt=1.0)
+    """Reject a kinetic temperature that equilibrium shows in this share of frames or less (nvt
+    only); none: not judged."""
+    energy_limit_eV: float | None = Field(0.1, gt=0.0)
+    """Largest allowed change of the total energy over a segment by the guard, eV; none: not
+    judged."""
+    energy_every: int = Field(1, ge=1)
+    """Judge the energy of one segment of so many."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of every random number of the run."""
     device: str = "cpu"
@@ -70,7 +77,13 @@ class RunConfig(Job):
     report: bool = True
     """Write report.html at the end."""
     export: tuple[Literal["xtc", "dcd", "h5", "extxyz"], ...] = ("xtc",)
-    """Files to write beside the store."""
+    """Files to write beside the store, of the first replica."""
+    export_all: bool = False
+    """Write those files for every replica."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Number type of positions and velocities in the store."""
+    flush_every_s: float = Field(5.0, ge=0.0)
+    """Longest time between two points that a killed run can go on from, s."""
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:

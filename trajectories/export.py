@@ -27,7 +27,7 @@ def export(
     """Write the committed frames of a store to files of another format.
 
     One file per replica: `run.xtc` if one is asked for, `run-0.xtc`, `run-1.xtc`, ... for
-    several. `run.pdb` beside them has the first frame with names and bonds, for readers that
+    several. `topology.pdb` beside them has the first frame with names and bonds, for readers that
     need a topology. Works while the run goes on.
 
     Args:
@@ -65,7 +65,7 @@ def export(
         name = path if len(chosen) == 1 else path.with_name(f"{path.stem}-{r}{path.suffix}")
         _write_whole(Frames(reader, r, stride), name)
         written.append(name)
-    topology = path.with_suffix(".pdb")
+    topology = path.with_name("topology.pdb")
     write_topology(reader, topology)
     return [*written, topology]
 

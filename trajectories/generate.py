@@ -12,8 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from egno_md.roles import Propagator
 from egno_md.segment import Segment
 from egno_md.state import State
@@ -64,6 +62,7 @@ class StoreOptions:
         bundles: bundle name -> sha256 of its weights.
         seed: seed of the run.
         versions: package -> version.
+        notes: what else the run wants to find again when it is continued, as JSON.
         flush_every_s: longest time between commits.
         flush_every_MB: most data held back between commits.
     """
@@ -73,6 +72,7 @@ class StoreOptions:
     bundles: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
     flush_every_s: float = 5.0
     flush_every_MB: float = 64.0
 
@@ -171,6 +171,7 @@ def _open_writer(
         options.bundles,
         options.seed,
         options.versions,
+        options.notes,
     )
     return TrajectoryWriter.create(path, header, start, propagator.restart_state(), **flushing)
 
@@ -233,18 +234,3 @@ def _stop_requests() -> Iterator[_StopRequest]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
-
-
-def seeded(seed: int, purpose: str) -> torch.Generator:
-    """Return a generator that depends on the seed and on what it is for.
-
-    Streams for different purposes are independent, and adding one leaves the others alone.
-
-    Args:
-        seed: seed of the run.
-        purpose: for example "velocities" or "thermostat".
-    """
-    import hashlib
-
-    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -79,6 +79,7 @@ class StoreHeader:
         bundles: name of each model bundle used -> sha256 of its weights.
         seed: seed of the run, or None.
         versions: package -> version.
+        notes: what else the run wants to find again when it is continued, as JSON.
     """
 
     molecule: Molecule
@@ -90,6 +91,7 @@ class StoreHeader:
     bundles: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes of the group, checksum included."""
@@ -112,6 +114,7 @@ class StoreHeader:
             "bundles": dict(self.bundles),
             "seed": self.seed,
             "versions": dict(self.versions),
+            "notes": dict(self.notes),
         }
         body = json.loads(json.dumps(body))
         return {**body, "sha256": checksum(body)}
@@ -145,10 +148,7 @@ class StoreHeader:
             tuple(m["names"]),
             (m["pbc"][0], m["pbc"][1], m["pbc"][2]),
         )
-        kept = ("n_replicas", "frame_interval_fs", "precision", "has_cell", "config", "bundles")
-        return cls(
-            molecule, **{k: body[k] for k in kept}, seed=body["seed"], versions=body["versions"]
-        )
+        return cls(molecule, **{name: body[name] for name in cls.__slots__[1:]})
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def small_blocks(monkeypatch):
 
 def test_xtc(store, tmp_path):
     files = export(store, tmp_path / "run.xtc", replicas=[1])
-    assert files == [tmp_path / "run.xtc", tmp_path / "run.pdb"]
+    assert files == [tmp_path / "run.xtc", tmp_path / "topology.pdb"]
     assert sorted(tmp_path.iterdir()) == sorted(files)
     read = mdtraj.load(str(files[0]), top=str(files[1]))
     x = TrajectoryReader(store).array("positions")[1] / 10
@@ -121,7 +121,7 @@ def test_cell_in_extxyz(boxed, tmp_path):
 
 def test_all_replicas_and_stride(store, tmp_path):
     files = export(store, tmp_path / "deep" / "run.xtc", stride=4)
-    assert [f.name for f in files] == ["run-0.xtc", "run-1.xtc", "run.pdb"]
+    assert [f.name for f in files] == ["run-0.xtc", "run-1.xtc", "topology.pdb"]
     read = mdtraj.load(str(files[1]), top=str(files[2]))
     x = TrajectoryReader(store).array("positions")[1, ::4] / 10
     np.testing.assert_allclose(read.xyz, x, atol=5.1e-4)

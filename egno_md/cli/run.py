@@ -1,0 +1,265 @@
+"""`egno-md run`: a structure and bundles to a trajectory, exported files and a report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from egno_md.config import RunConfig
+    from egno_md.roles import Potential
+    from egno_md.state import State
+    from egno_md.trajectories.generate import RunSummary
+    from egno_md.trajectories.run_setup import RunModels
+
+#: What may differ when a run is continued: nothing that the numbers depend on.
+_FREE: Final = frozenset(
+    {"resume", "out", "length_ps", "report", "export", "export_all", "flush_every_s"}
+)
+
+STORE: Final = "trajectory.zarr"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make a trajectory as the arguments or a TOML file say.
+
+    Args:
+        argv: the arguments after the verb.
+
+    Returns:
+        0, or 130 if Ctrl-C or SIGTERM stopped the run.
+
+    Raises:
+        FileExistsError: if the output is there and is not to be continued.
+        FileNotFoundError: if a file is missing.
+        ValueError: if an option or a file is wrong, or the dynamics fails.
+        OSError: if the disk is full or fails.
+    """
+    from egno_md.config import RunConfig, read_job
+
+    config = read_job(RunConfig, argv)
+    store = Path(config.out) / STORE
+    if store.exists():
+        if not config.resume:
+            raise FileExistsError(
+                f"{store} already exists; continue it with --resume, or choose another --out"
+            )
+        config = _as_stored(config, store)
+    elif config.structure is None and config.example is None:
+        raise FileNotFoundError(f"there is no run to resume: {store} does not exist")
+
+    from egno_md.trajectories.generate import RunInterrupted
+    from egno_md.trajectories.run_setup import check_device, reproducible
+
+    check_device(config.device)
+    with reproducible(config.n_threads, config.device):
+        try:
+            models, summary = _generate(config, store)
+        except RunInterrupted as stopped:
+            print(f"egno-md: {stopped} --out {config.out}", file=sys.stderr)
+            return 130
+        _finish(config, models, summary)
+    return 0
+
+
+def _as_stored(given: RunConfig, store: Path) -> RunConfig:
+    """Take the settings of the store; refuse others.
+
+    Raises:
+        ValueError: naming the first setting that differs, with both values.
+    """
+    from egno_md.config import RunConfig, make_job
+    from egno_md.trajectories.store_reader import TrajectoryReader
+
+    reader = TrajectoryReader(store)
+    old = make_job(RunConfig, reader.header.config, source=str(store))
+    for key in sorted(given.model_fields_set - _FREE):
+        if getattr(given, key) != getattr(old, key):
+            raise ValueError(
+                f"{store} was made with {key} = {getattr(old, key)!r}, not "
+                f"{getattr(given, key)!r}; resume it without, or choose another --out"
+            )
+    if "length_ps" in given.model_fields_set and given.length_ps < reader.length_ps:
+        raise ValueError(
+            f"{store} already covers {reader.length_ps:g} ps; length_ps = {given.length_ps:g} "
+            "cannot make it shorter"
+        )
+    changes = {key: getattr(given, key) for key in given.model_fields_set & _FREE}
+    return old.model_copy(update={**changes, "out": given.out, "resume": True})
+
+
+def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary]:
+    """Load the models, equilibrate if there is no store yet, and run."""
+    from functools import partial
+
+    from egno_md.bundle import package_versions
+    from egno_md.trajectories.generate import StoreOptions, generate
+    from egno_md.trajectories.progress import bar
+    from egno_md.trajectories.run_setup import build_propagator, load_models
+
+    models = load_models(config, _open_potential)
+    start: State | None = None
+    notes: Mapping[str, Any]
+    if store.exists():
+        molecule, notes = _stored_parts(store, models)
+    else:
+        start, notes = _start(config, models, store)
+        molecule = start.molecule
+    propagator = build_propagator(config, models, molecule, notes["bond_lengths_A"])
+    summary = generate(
+        propagator,
+        start,
+        length_ps=config.length_ps,
+        store=store,
+        resume=config.resume,
+        options=StoreOptions(
+            precision=config.precision,
+            config=config.model_dump(mode="json", exclude={"resume", "out"}),
+            bundles=models.hashes,
+            seed=config.seed,
+            versions=package_versions(),
+            notes=notes,
+            flush_every_s=config.flush_every_s,
+        ),
+        progress=partial(bar, frame_interval_fs=propagator.frame_interval_fs),
+    )
+    return models, summary
+
+
+def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, dict[str, Any]]:
+    """Read the structure and bring it to the temperature."""
+    from functools import partial
+
+    from egno_md.data.structures import read_structure
+    from egno_md.trajectories.progress import bar
+    from egno_md.trajectories.run_setup import (
+        bond_reference,
+        build_propagator,
+        equilibrate,
+        start_state,
+        temperature_warnings,
+    )
+
+    structure = read_structure(_structure_file(config))
+    models.check(structure.molecule)
+    for line in temperature_warnings(config, models):
+        print(f"egno-md: warning: {line}", file=sys.stderr)
+    lengths = bond_reference(models, structure)
+    start = start_state(config, structure)
+    store.parent.mkdir(parents=True, exist_ok=True)
+    warm = build_propagator(config, models, structure.molecule, lengths, "equilibration")
+    began = time.perf_counter()
+    display = partial(bar, frame_interval_fs=warm.frame_interval_fs, label="equilibrating")
+    state = equilibrate(warm, start, config.equilibration_ps, display)
+    return state, {
+        "bond_lengths_A": lengths,
+        "equilibration_wall_s": time.perf_counter() - began,
+    }
+
+
+def _stored_parts(store: Path, models: RunModels) -> tuple[Any, Mapping[str, Any]]:
+    """Molecule and notes of a store; its bundles must be the ones at hand.
+
+    Raises:
+        ValueError: naming the bundle that is another now.
+    """
+    from egno_md.trajectories.store_reader import TrajectoryReader
+
+    header = TrajectoryReader(store).header
+    for name, sha256 in header.bundles.items():
+        now = models.hashes.get(name)
+        if now != sha256:
+            raise ValueError(
+                f"{store} was made with weights {sha256[:12]}... of {name!r}, which now are "
+                f"{(now or 'missing')[:12]}...; a resumed run needs the same"
+            )
+    return header.molecule, header.notes
+
+
+def _structure_file(config: RunConfig) -> Path:
+    """Where to start: the file, or a packaged example.
+
+    Raises:
+        ValueError: if there is no such example, listing those there are.
+    """
+    from importlib import resources
+
+    if config.structure is not None:
+        return Path(config.structure)
+    folder = Path(str(resources.files("egno_md"))) / "examples"
+    path = folder / f"{config.example}.xyz"
+    known = sorted(p.stem for p in folder.glob("*.xyz"))
+    if config.example not in known:
+        raise ValueError(f"example = {config.example!r} is not there; known are {', '.join(known)}")
+    return path
+
+
+def _open_potential(name: str) -> tuple[Potential, str]:
+    """Open a guard that is no bundle, `sgdml:FILE`, with its sha256."""
+    import hashlib
+
+    kind, _, file = name.partition(":")
+    if kind != "sgdml":
+        raise ValueError(f"guard = {name!r} is neither a bundle nor sgdml:FILE")
+    from egno_md.data.sgdml import SGDMLPotential
+
+    potential = SGDMLPotential.from_npz(file)
+    return potential, hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _finish(config: RunConfig, models: RunModels, summary: RunSummary) -> None:
+    """Export, report, run.json, and a few lines for people."""
+    from egno_md.trajectories.export import export
+    from egno_md.trajectories.run_output import describe, run_facts, write_run_json
+    from egno_md.trajectories.run_record import read_run
+
+    out, store = Path(config.out), summary.store
+    written = [store]
+    for kind in config.export:
+        replicas = None if config.export_all else [0]
+        written += export(store, out / f"trajectory.{kind}", replicas=replicas)
+    bundles = (models.learned, models.guard)
+    reference = next((b.reference for b in bundles if b is not None and b.reference), None)
+    record = read_run(store, reference)
+    facts = run_facts(record, summary)
+    print(describe(record, summary))
+    if config.report:
+        from egno_md.trajectories.report import report_on
+
+        report = report_on(
+            record,
+            out / "report.html",
+            bundle=models.learned,
+            guard=models.guard,
+            cost=_classical_cost(config, models, store),
+        )
+        written.append(report.path)
+        facts["report"] = {"mark": str(report.mark), "headline": report.headline}
+        facts["costs"] = None if report.ledger is None else report.ledger.to_json()
+        print(f"{report.mark}: {report.headline}")
+    content = {
+        "config": config.model_dump(mode="json"),
+        "bundles": dict(record.bundles),
+        "versions": dict(record.versions),
+        **facts,
+    }
+    write_run_json(out / "run.json", content)
+    written.append(out / "run.json")
+    print("wrote " + ", ".join(dict.fromkeys(str(path) for path in written)))
+
+
+def _classical_cost(config: RunConfig, models: RunModels, store: Path) -> Any:  # noqa: ANN401
+    """Time classical dynamics with the same potential, unless that is what the run was."""
+    if models.potential is None or config.mode == "classical":
+        return None
+    from egno_md.trajectories.cost_ledger import measure_classical_cost
+    from egno_md.trajectories.store_reader import TrajectoryReader
+
+    reader = TrajectoryReader(store)
+    last = reader.segment(reader.n_frames - 1, reader.n_frames).last
+    return measure_classical_cost(
+        models.potential, last, config.timestep_fs, name=str(config.guard)
+    )

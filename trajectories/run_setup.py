@@ -1,0 +1,330 @@
+"""From settings to the parts of a run: models, start, propagator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from egno_md.bundle import Bundle, load_bundle
+from egno_md.propagators.classical import Langevin, VelocityVerlet
+from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.propagators.guarded import GuardedPropagator
+from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.thermostat import Thermostatted
+from egno_md.roles import Judge, Potential, Propagator
+from egno_md.state import Molecule, State, maxwell_boltzmann
+from egno_md.trajectories.comparison import reference_bond_means
+from egno_md.trajectories.energy_judge import EnergyJudge
+from egno_md.trajectories.generate import frames_for
+from egno_md.trajectories.judges import (
+    BondJudge,
+    ContactJudge,
+    FiniteJudge,
+    TemperatureJudge,
+)
+from egno_md.trajectories.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from egno_md.config import RunConfig
+
+#: Friction while a run is brought to its temperature, 1/ps.
+EQUILIBRATION_FRICTION_PER_PS = 20.0
+
+#: Frames per segment of a classical run, which has no horizon of its own.
+_CLASSICAL_FRAMES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RunModels:
+    """The models of a run.
+
+    Attributes:
+        learned: bundle of the network, or None in the classical mode.
+        guard: bundle of the potential, or None if it is none or of another kind.
+        potential: the potential, or None in the surrogate mode.
+        hashes: name -> sha256 of each.
+    """
+
+    learned: Bundle | None = None
+    guard: Bundle | None = None
+    potential: Potential | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, molecule: Molecule) -> None:
+        """Refuse a molecule with elements a bundle does not know.
+
+        Raises:
+            ValueError: naming the atom and the bundle.
+        """
+        for bundle in (self.learned, self.guard):
+            if bundle is not None:
+                bundle.check_elements(molecule)
+
+
+def load_models(
+    config: RunConfig, other_potential: Callable[[str], tuple[Potential, str]] | None = None
+) -> RunModels:
+    """Load what the mode needs, and nothing else.
+
+    Args:
+        config: settings.
+        other_potential: opens a guard that is no bundle, "kind:file", and gives its sha256 too.
+
+    Raises:
+        FileNotFoundError: if a bundle is not there.
+        ValueError: if a bundle is damaged or of the wrong kind, or no guard is named where one
+            is needed.
+    """
+    learned = guard = potential = None
+    hashes: dict[str, str] = {}
+    dtype = getattr(torch, config.dtype)
+    if config.mode != "classical":
+        learned = load_bundle(config.propagator, kind="egno")
+        hashes[learned.name] = str(learned.card.weights_sha256)
+    if config.mode != "surrogate":
+        if config.guard is None:
+            raise ValueError(
+                f"mode {config.mode!r} needs a potential and guard is none; give --guard, "
+                "or --mode surrogate to go without"
+            )
+        if other_potential is not None and ":" in config.guard:
+            potential, hashes[config.guard] = other_potential(config.guard)
+        else:
+            guard = load_bundle(config.guard, kind="escn")
+            hashes[guard.name] = str(guard.card.weights_sha256)
+            potential = ESCNPotential(guard, device=config.device, dtype=dtype)
+    return RunModels(learned, guard, potential, hashes)
+
+
+def temperature_warnings(config: RunConfig, models: RunModels) -> list[str]:
+    """Say which bundles were trained at other temperatures than the run's."""
+    said = []
+    for bundle in (models.learned, models.guard):
+        span = None if bundle is None else bundle.card.temperature_range_K
+        if bundle is not None and span and not span[0] <= config.temperature_K <= span[1]:
+            said.append(
+                f"bundle {bundle.name!r} was trained at {span[0]:g} to {span[1]:g} K; "
+                f"this run is at {config.temperature_K:g} K"
+            )
+    return said
+
+
+def start_state(config: RunConfig, structure: State) -> State:
+    """Copy a structure to all replicas; give velocities where it has none.
+
+    Args:
+        config: settings.
+        structure: one replica.
+
+    Returns:
+        `n_replicas` replicas at time 0, float64.
+
+    Raises:
+        ValueError: if all replicas would do the same.
+    """
+    n = config.n_replicas
+    x = structure.positions.to(torch.float64).expand(n, -1, -1).clone()
+    v = structure.velocities.to(torch.float64).expand(n, -1, -1).clone()
+    if not bool(v.any()):
+        generator = seeded(config.seed, "velocities")
+        v = maxwell_boltzmann(structure.molecule, n, config.temperature_K, generator)
+    elif n > 1 and config.ensemble == "nve" and config.equilibration_ps == 0:
+        raise ValueError(
+            f"all {n} replicas would do the same, because the structure has velocities and "
+            "nothing is random; give --n-replicas 1, or --equilibration-ps, or remove them"
+        )
+    cell = structure.cell
+    return State(
+        structure.molecule, x, v, 0.0, None if cell is None else cell.expand(n, 3, 3).clone()
+    )
+
+
+def bond_reference(models: RunModels, structure: State) -> list[float]:
+    """Lengths that bonds are judged by: means of the reference dynamics, or the start's.
+
+    Args:
+        models: a bundle of these may have a reference for the molecule.
+        structure: one replica.
+
+    Returns:
+        Å, in the order of `molecule.bonds`.
+    """
+    molecule = structure.molecule
+    for bundle in (models.learned, models.guard):
+        if bundle is not None and bundle.reference:
+            try:
+                means: Tensor = reference_bond_means(bundle.reference, molecule)
+            except ValueError:  # the reference is of another molecule
+                continue
+            return [float(x) for x in means]
+    i, j = molecule.bonds.T
+    x = structure.positions[0].to(torch.float64)
+    return [float(d) for d in (x[i] - x[j]).norm(dim=-1)]
+
+
+def build_propagator(
+    config: RunConfig,
+    models: RunModels,
+    molecule: Molecule,
+    bond_lengths_A: list[float],
+    purpose: str = "run",
+) -> Propagator:
+    """Put the propagator of a run together.
+
+    Args:
+        config: settings.
+        models: from `load_models`.
+        molecule: what will move.
+        bond_lengths_A: from `bond_reference`.
+        purpose: "run", or "equilibration": stronger friction, a bath also for nve, and noise
+            of its own.
+
+    Raises:
+        ValueError: if the settings do not fit together.
+    """
+    warming = purpose == "equilibration"
+    friction = EQUILIBRATION_FRICTION_PER_PS if warming else config.friction_per_ps
+    noise = seeded(config.seed, f"{purpose} bath")
+    bath = warming or config.ensemble == "nvt"
+    if models.learned is None:
+        assert models.potential is not None
+        step = config.timestep_fs
+        grid = (models.potential, step, config.frame_interval_fs or 4 * step, _CLASSICAL_FRAMES)
+        if bath:
+            return Langevin(*grid, config.temperature_K, friction, noise)
+        return VelocityVerlet(*grid)
+    fast = LearnedPropagator.from_bundle(
+        models.learned, molecule, device=config.device, dtype=getattr(torch, config.dtype)
+    )
+    if config.frame_interval_fs not in (None, fast.frame_interval_fs):
+        raise ValueError(
+            f"frame_interval_fs = {config.frame_interval_fs}, but bundle {models.learned.name!r} "
+            f"gives a frame every {fast.frame_interval_fs} fs; leave it out"
+        )
+    scheme: Propagator = fast
+    if models.potential is not None:
+        safe = VelocityVerlet(
+            models.potential, config.timestep_fs, fast.frame_interval_fs, fast.n_frames
+        )
+        judges = build_judges(config, models.potential, molecule, bond_lengths_A, bath)
+        scheme = GuardedPropagator(fast, safe, judges)
+    return Thermostatted(scheme, config.temperature_K, friction, noise) if bath else scheme
+
+
+def build_judges(
+    config: RunConfig,
+    potential: Potential,
+    molecule: Molecule,
+    bond_lengths_A: list[float],
+    bath: bool,
+) -> list[Judge]:
+    """Make the judges that the settings ask for, cheap ones first.
+
+    Args:
+        config: settings.
+        potential: for the energy.
+        molecule: what will move.
+        bond_lengths_A: in the order of `molecule.bonds`.
+        bath: whether there is one; without, the temperature is not judged.
+    """
+    judges: list[Judge] = [FiniteJudge()]
+    if config.bond_limit_A is not None and len(molecule.bonds):
+        lengths = torch.tensor(bond_lengths_A, dtype=torch.float64)
+        judges.append(BondJudge(lengths, config.bond_limit_A))
+    if config.contact_factor is not None:
+        judges.append(ContactJudge(config.contact_factor))
+    if config.temperature_alarm_rate is not None and bath:
+        judges.append(TemperatureJudge(config.temperature_K, config.temperature_alarm_rate))
+    if config.energy_limit_eV is not None:
+        judges.append(EnergyJudge(potential, config.energy_limit_eV, config.energy_every))
+    return judges
+
+
+def equilibrate(
+    propagator: Propagator,
+    start: State,
+    length_ps: float,
+    progress: Callable[[int, int], Progress] = silent,
+) -> State:
+    """Run without keeping anything.
+
+    Args:
+        propagator: with a bath.
+        start: where to start.
+        length_ps: how long; 0 gives back the start.
+        progress: makes a progress display from (frames wanted, frames there).
+
+    Returns:
+        The last state, its time set to that of the start.
+    """
+    if length_ps == 0:
+        return start
+    n_left = frames_for(length_ps, propagator.frame_interval_fs)
+    state = start
+    with progress(n_left, 0) as display:
+        while n_left > 0:
+            segment = propagator.advance(state, min(n_left, propagator.n_frames))
+            n_left -= segment.n_frames
+            state = segment.last
+            display.advance(segment)
+    return state.with_(time_fs=start.time_fs)
+
+
+def seeded(seed: int, purpose: str) -> torch.Generator:
+    """Return a generator that depends on the seed and on what it is for.
+
+    Streams for different purposes are independent, and adding one leaves the others alone.
+
+    Args:
+        seed: seed of the run.
+        purpose: for example "velocities".
+    """
+    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ValueError: naming it.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device = {name!r} is not a device; give cpu, cuda or cuda:1") from error
+    if device.type == "cuda":
+        n = torch.cuda.device_count()
+        if (device.index or 0) >= n:
+            raise ValueError(f"device = {name!r} is not there: torch sees {n} CUDA devices")
+
+
+@contextmanager
+def reproducible(n_threads: int, device: str) -> Iterator[None]:
+    """Let torch give the same bits every time, with so many threads; undone at the end.
+
+    Args:
+        n_threads: CPU threads.
+        device: on the CPU all operations have a deterministic form; elsewhere not all do.
+    """
+    filling: Any = torch.utils.deterministic
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        filling.fill_uninitialized_memory,
+    )
+    torch.set_num_threads(n_threads)
+    torch.use_deterministic_algorithms(device == "cpu")
+    filling.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        filling.fill_uninitialized_memory = before[2]
