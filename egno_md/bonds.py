@@ -123,6 +123,8 @@ def guess_bonds(
             f"positions must have shape ({numbers.shape[0]}, 3) for {numbers.shape[0]} atomic "
             f"numbers, got {tuple(positions.shape)}"
         )
+    if not len(numbers):
+        return torch.zeros((0, 2), dtype=torch.int64)
     z = numbers.detach().cpu()
     wrong = ((z < 1) | (z >= len(covalent_radii))).nonzero()
     if len(wrong):

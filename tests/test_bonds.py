@@ -85,6 +85,13 @@ def test_wrong_shapes_and_numbers_are_named() -> None:
             guess_bonds(numbers, positions, cell=cell, pbc=(True, True, True))
 
 
+def test_no_atoms_have_no_bonds() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    assert guess_bonds(none, torch.zeros(0, 3)).shape == (0, 2)
+    assert close_pairs(torch.zeros(0, 3), 1.0)[0].shape == (0, 2)
+    assert bond_graph_distance(0, none.reshape(0, 2), 3).shape == (0, 0)
+
+
 def test_bond_counts_of_ethanol() -> None:
     numbers, positions = arrays("CH3CH2OH")
     bonds = guess_bonds(numbers, positions)
