@@ -200,6 +200,13 @@ def _settings(config: TrainConfig, steps: int, rate: float, number: int) -> FitS
     )
 
 
+def _our(network: nn.Module) -> HamiltonianEGNO:
+    """The network that a fit hands over: the one in training, or the average of its weights."""
+    if not isinstance(network, HamiltonianEGNO):
+        raise TypeError(f"a HamiltonianEGNO was to be fitted, got {type(network).__name__}")
+    return network
+
+
 def _match_forces(
     model: HamiltonianEGNO,
     graph: PairGraph,
@@ -221,13 +228,12 @@ def _match_forces(
     def loss(
         network: nn.Module, batch: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        error = model.force(batch[0], graph, 0) - batch[1]
+        error = _our(network).force(batch[0], graph, 0) - batch[1]
         return error.square().mean().sqrt(), {}
 
     def validate(network: nn.Module) -> dict[str, float]:
-        model.eval()
-        parts = range(0, held_x.shape[0], 256)
-        got = torch.cat([model.force(held_x[i : i + 256], graph, 0) for i in parts])
+        parts = held_x.split(256)
+        got = torch.cat([_our(network).force(part, graph, 0) for part in parts])
         error = got - held_f
         relative = float(error.norm() / held_f.norm())
         mae = float(error.abs().mean()) / KCAL_PER_MOL
@@ -254,7 +260,7 @@ def _match_segments(
         return loss.sample(settings.batch_size, generator)
 
     def validate(network: nn.Module) -> dict[str, float]:
-        measures = segment_measures(model, held, graph, chain)
+        measures = segment_measures(_our(network), held, graph, chain)
         at = f"{chain * model.step_fs:g}fs"
         score = (
             measures[f"position_error_over_displacement_{at}"]
