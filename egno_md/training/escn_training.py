@@ -21,7 +21,7 @@ from egno_md.training.force_matching import (
 from egno_md.training.frame_graphs import EpochBatches, FrameBatch, FrameGraphs
 from egno_md.training.loop import FitResult, fit
 from egno_md.training.settings import FitSettings
-from egno_md.training.sources import FrameSets, frame_sets, work_folder
+from egno_md.training.sources import FrameSets, frame_sets, names_only, work_folder
 
 #: Options of the network that a job may set.
 ARCHITECTURE_OPTIONS = (
@@ -166,7 +166,7 @@ def make_card(
     made = config.potential is not None
     training: dict[str, Any] = {
         "command": command,
-        "data": sets.training.source,
+        "data": ", ".join(names_only(sets.training.source.split(", "))),
         "sha256": sets.training.sha256(),
         "test_sha256": sets.test.sha256(),
         "n_frames": sets.training.n_frames,
