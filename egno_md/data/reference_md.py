@@ -86,7 +86,8 @@ class _Chains:
     def _torn(self) -> Tensor:
         ends = self.state.positions[:, self.bonds]
         lengths = torch.linalg.vector_norm(ends[:, :, 0] - ends[:, :, 1], dim=-1)
-        return (lengths > self.limits_A).any(-1)
+        torn: Tensor = (lengths > self.limits_A).any(-1)
+        return torn
 
     def _replace(self, torn: Tensor) -> None:
         whole = (~torn).nonzero()[:, 0]

@@ -13,6 +13,7 @@ line, which hands its frames over as a `Segment`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,7 +182,7 @@ def _from_ase(path: Path, data_interval_fs: float | None) -> Segment:
     from ase.io.formats import UnknownFileTypeError
 
     try:
-        images = read(path, index=":")
+        images: list[Any] = list(read(path, index=":"))
     except (UnknownFileTypeError, ValueError, KeyError, IndexError, StopIteration) as error:
         raise ValueError(f"{path}: ASE cannot read it ({error})") from error
     first = images[0].numbers
