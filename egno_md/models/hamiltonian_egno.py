@@ -159,15 +159,14 @@ class HamiltonianEGNO(nn.Module):
             _GraphLayer(n_hidden, n_vectors, n_radial, n_classes, first=index == 0)
             for index in range(n_layers)
         )
-        self.readout = nn.Sequential(
-            nn.Linear(n_hidden, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_modes)
-        )
+        to_modes = nn.Linear(n_hidden, n_modes)
+        self.readout = nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.SiLU(), to_modes)
         # eV per unit of the standardised distance, its square, cube and fourth power.
         self.pair_terms = nn.Parameter(torch.zeros(n_classes, 4, n_modes))
         with torch.no_grad():
             self.pair_terms[:, 1, 0] = 0.02
-            self.readout[2].weight[1:].zero_()
-            self.readout[2].bias.zero_()
+            to_modes.weight[1:].zero_()
+            to_modes.bias.zero_()
 
     def architecture(self) -> dict[str, Any]:
         """Return what `from_architecture` needs, as JSON types."""
@@ -221,7 +220,8 @@ class HamiltonianEGNO(nn.Module):
             h, vectors = layer(h, vectors, radial, along, graph)
         powers = torch.cat([bounded, bounded**2, bounded**3, bounded**4], -1)
         pairwise = (torch.bmm(powers, self.pair_terms[c]) * envelope).sum(0)
-        return 0.1 * self.readout(h).sum(0) + pairwise
+        on_atoms: Tensor = self.readout(h).sum(0)
+        return 0.1 * on_atoms + pairwise
 
     def stage_weights(self, stage: int) -> Tensor:
         """Return cos(2 pi m t / T) for every mode at a stage's time, `(n_modes,)`."""

@@ -36,6 +36,7 @@ from egno_md.training.segment_loss import (
 )
 from egno_md.training.settings import FitSettings
 from egno_md.training.sources import open_potential, read_structure, sampling_of, work_folder
+from egno_md.training.window_sources import windows_from_files
 from egno_md.units import KCAL_PER_MOL
 
 #: Options of the network that a job may set.
@@ -114,12 +115,10 @@ def read_lesson(config: TrainConfig) -> Lesson:
         ValueError: if the files hold no windows or a potential cannot make them.
     """
     if config.potential is None or config.structure is None:
-        from egno_md.training.window_sources import windows_from_files
-
-        return Lesson(*windows_from_files(config), forces=None, potential=None)
+        return Lesson(*windows_from_files(config), None, None)
     potential, start = open_potential(config.potential), read_structure(config.structure)
     cache = work_folder(config) / "data"
-    windows = [
+    training, validation, test = (
         sample_windows(
             potential,
             start,
@@ -132,9 +131,9 @@ def read_lesson(config: TrainConfig) -> Lesson:
             cache=cache,
         )
         for part, n in enumerate((config.n_samples, config.n_validation, config.n_test))
-    ]
-    labelled = [_forces(potential, part, cache) for part in windows[:2]]
-    return Lesson(*windows, forces=(*labelled[0], *labelled[1]), potential=potential)
+    )
+    forces = (*_forces(potential, training, cache), *_forces(potential, validation, cache))
+    return Lesson(training, validation, test, forces, potential)
 
 
 def _forces(potential: Potential, windows: Windows, cache: Path) -> tuple[Tensor, Tensor]:
@@ -144,7 +143,7 @@ def _forces(potential: Potential, windows: Windows, cache: Path) -> tuple[Tensor
     def make() -> dict[str, Tensor]:
         parts = []
         with progress_bar("forces", len(x)) as advance:
-            for chunk in x.split(256):
+            for chunk in torch.split(x, 256):
                 parts.append(potential.evaluate(State.at_rest(windows.molecule, chunk)).forces)
                 advance(len(chunk), "")
         return {"forces": torch.cat(parts)}
@@ -232,7 +231,7 @@ def _match_forces(
         return error.square().mean().sqrt(), {}
 
     def validate(network: nn.Module) -> dict[str, float]:
-        parts = held_x.split(256)
+        parts = torch.split(held_x, 256)
         got = torch.cat([_our(network).force(part, graph, 0) for part in parts])
         error = got - held_f
         relative = float(error.norm() / held_f.norm())
