@@ -29,7 +29,9 @@ def run(argv: Sequence[str]) -> int:
 
     config = read_job(TrainConfig, argv)
 
-    from egno_md.training.sources import names_only
+    from egno_md.training.sources import check_output, names_only
+
+    check_output(config)
 
     command = "egno-md train " + shlex.join(names_only(argv))
     if config.kind == "escn":

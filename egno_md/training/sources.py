@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from egno_md.bonds import guess_bonds
+from egno_md.bundle import CARD_FILE
 from egno_md.config import TrainConfig
 from egno_md.data.frame_files import load_frames
 from egno_md.data.frames import LabelledFrames
@@ -89,6 +91,27 @@ def work_folder(config: TrainConfig) -> Path:
         return Path(config.work)
     out = Path(config.out)
     return out.with_name(out.name.removesuffix(".bundle") + ".work")
+
+
+def check_output(config: TrainConfig) -> None:
+    """Make sure before the first step that the bundle can be written after the last.
+
+    Args:
+        config: the job.
+
+    Raises:
+        ValueError: if the folder's name cannot be a bundle's, or something else is there.
+    """
+    out = Path(config.out)
+    name = out.name.removesuffix(".bundle")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is None:
+        raise ValueError(
+            f"out = {config.out!r}: {name!r} cannot name a bundle; use letters, digits, dots, dashes"
+        )
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; a bundle is written to a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / CARD_FILE).is_file():
+        raise ValueError(f"{out} has files that are not a bundle; give another folder")
 
 
 def sampling_of(config: TrainConfig, part: int) -> Sampling:

@@ -130,6 +130,20 @@ def test_wrong_input_is_one_line(words, message, capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_output_is_checked_before_training(tmp_path, frames_file, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    words = [*TINY, "--data", str(frames_file), "--out"]
+    for out, message in (
+        (tmp_path / "mine", "files that are not a bundle"),
+        (frames_file, "is a file"),
+        (tmp_path / "a b.bundle", "cannot name a bundle"),
+    ):
+        assert main(["train", *words, str(out)]) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "water.npz"]
+
+
 def test_unknown_unit_is_one_line(tmp_path, capsys):
     np.savez(
         tmp_path / "a.npz",
