@@ -106,7 +106,7 @@ def check_output(config: TrainConfig) -> None:
     name = out.name.removesuffix(".bundle")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is None:
         raise ValueError(
-            f"out = {config.out!r}: {name!r} cannot name a bundle; use letters, digits, dots, dashes"
+            f"out = {config.out!r}: {name!r} cannot name a bundle; allowed are a-z 0-9 . _ -"
         )
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; a bundle is written to a folder")
