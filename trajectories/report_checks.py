@@ -224,7 +224,8 @@ def _temperature(
     for m in means:
         error = "" if math.isnan(m.error) else f" ± {m.error:.1f}"
         label = f"{m.label} " if len(means) > 1 else ""
-        parts.append(f"{label}{m.kelvin:.1f}{error} K")
+        # No-break spaces: a value stays on one line with its error and unit.
+        parts.append(f"{label}{m.kelvin:.1f}{error} K".replace(" ", "\u00a0"))
     worst = max(abs(m.kelvin / target - 1.0) for m in means)
     largest_error = max((m.error for m in means if not math.isnan(m.error)), default=math.nan)
     note = f"{'Largest deviation' if len(means) > 1 else 'Deviation'} {worst:.1%}."

@@ -27,6 +27,9 @@ judged: blocks of a reference are independent replicas.
 | `n_replicas`, `n_frames`, `n_bad_frames` | `()` int64 | frames per replica; all not finite |
 | `frame_interval_fs` | `()` float64 | time between frames |
 
+A reference has in addition `block_half (n_blocks,)`, 0 or 1 for its two seeds, and the scalars
+`temperature_K`, `timestep_fs`, `friction_per_ps` and the text `description_utf8`.
+
 What was not given (velocities, energies) or does not apply (h(r) under periodic boundaries)
 has no key. Bonds are kept in the order of the trajectory. Another order of the same atoms is
 recognised by element and bonded surroundings: see `reference.py`.

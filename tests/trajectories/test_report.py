@@ -193,8 +193,11 @@ def test_reasons_are_listed_and_escaped(molecule, tmp_path):
     events = tuple(
         Event(80.0 + n, 1, judge, reason, 3, 8)
         for n, (judge, reason) in enumerate(
-            [("energy error", EVIL), ("energy error", EVIL.replace("0.5", "0.7"))]
-            + [("bond lengths", "bond 0-1 is 2.1 Å")]
+            [
+                ("energy error", EVIL),
+                ("energy error", EVIL.replace("0.5", "0.7")),
+                ("bond lengths", "bond 0-1 is 2.1 Å"),
+            ]
         )
     )
     summary = report_on(record(segment(molecule), events=events), tmp_path / "report.html")
