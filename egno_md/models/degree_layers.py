@@ -43,10 +43,12 @@ class DegreeLinear(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map `(n, (L+1)^2, in_channels)` to `(n, (L+1)^2, out_channels)`."""
         weight = self.weight.index_select(0, self.degrees)
-        mixed = torch.bmm(features.transpose(0, 1), weight).transpose(0, 1)
+        by_coefficient = features.transpose(0, 1)
         if self.bias is None:
-            return mixed
-        return torch.cat((mixed[:, :1] + self.bias, mixed[:, 1:]), 1)
+            return torch.bmm(by_coefficient, weight).transpose(0, 1)
+        rest = len(self.degrees) - 1
+        bias = nn.functional.pad(self.bias[None, None], (0, 0, 0, 0, 0, rest))
+        return torch.baddbmm(bias, by_coefficient, weight).transpose(0, 1)
 
 
 class DegreeNorm(nn.Module):
@@ -77,12 +79,12 @@ class DegreeNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise `(n, (L+1)^2, channels)`."""
-        scalars = features[:, :1]
-        centred = torch.cat((scalars - scalars.mean(-1, keepdim=True), features[:, 1:]), 1)
+        mean = features[:, 0].mean(-1)[:, None, None]
+        centred = features - nn.functional.pad(mean, (0, 0, 0, features.shape[1] - 1))
         power = (centred.square().mean(-1) / self.sizes).sum(-1)
         size = torch.rsqrt(power + self.epsilon)[:, None, None]
-        scaled = centred * size * self.scale.index_select(0, self.degrees)
-        return torch.cat((scaled[:, :1] + self.shift, scaled[:, 1:]), 1)
+        shift = nn.functional.pad(self.shift[None], (0, 0, 0, features.shape[1] - 1))
+        return torch.addcmul(shift, centred * size, self.scale.index_select(0, self.degrees))
 
 
 def degree_power(features: Tensor) -> Tensor:
@@ -95,8 +97,9 @@ def degree_power(features: Tensor) -> Tensor:
         `(n, L * channels)`, degrees 1 to L.
     """
     max_degree = math.isqrt(features.shape[1]) - 1
-    squares = features.square()
-    powers = [squares[:, k * k : (k + 1) ** 2].mean(1) for k in range(1, max_degree + 1)]
+    sizes = [2 * k + 1 for k in range(max_degree + 1)]
+    degrees = torch.split(features.square(), sizes, 1)
+    powers = [squares.mean(1) for squares in degrees[1:]]
     return torch.cat(powers, 1) if powers else features.new_zeros((features.shape[0], 0))
 
 
@@ -126,9 +129,9 @@ class DegreeGate(nn.Module):
         """Map `(n, (L+1)^2, channels)` to the same shape."""
         inner = self.enter(features)
         seen = torch.cat((inner[:, 0], degree_power(inner)), 1)
-        out = self.invariants(seen)
-        scalars = nn.functional.silu(out[:, None, : self.hidden])
-        gates = torch.sigmoid(out[:, self.hidden :]).view(len(out), self.max_degree, self.hidden)
-        turned = inner[:, 1:] * gates.index_select(1, self.gate_rows)
-        leaving: Tensor = self.leave(torch.cat((scalars, turned), 1))
+        out = self.invariants(seen).view(-1, self.max_degree + 1, self.hidden)
+        scalars, gates = out.split([1, self.max_degree], 1)
+        gates = torch.sigmoid(gates).index_select(1, self.gate_rows)
+        _, turning = inner.split([1, len(self.gate_rows)], 1)
+        leaving: Tensor = self.leave(torch.cat((nn.functional.silu(scalars), turning * gates), 1))
         return leaving

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from egno_md.models.degree_layers import DegreeGate, DegreeLinear, DegreeNorm, degree_power
 from egno_md.models.edge_frame import edge_frames
 from egno_md.models.radial_basis import RadialBasis, envelope
-from egno_md.models.so2_convolution import SO2Convolution, edge_order, n_edge_pairs
+from egno_md.models.so2_convolution import SO2Convolution, edge_order, order_sizes
 from egno_md.models.wigner import WignerMatrices, stack_blocks
 
 #: Largest atomic number the tables have room for.
@@ -55,18 +55,14 @@ class EdgeMessage(nn.Module):
         self.rescale = 1.0 / math.sqrt(neighbours)
         self.mix_source = DegreeLinear(max_degree, channels, hidden_channels)
         self.mix_target = DegreeLinear(max_degree, channels, hidden_channels, bias=False)
-        self.pairs = n_edge_pairs(max_degree, max_order)
-        self.radial = nn.Linear(radial_hidden, self.pairs * hidden_channels)
+        self.pairs = [max_degree + 1 - m for m in range(max_order + 1)]
+        self.radial = nn.Linear(radial_hidden, sum(self.pairs) * hidden_channels)
         nn.init.ones_(self.radial.bias)
         sizes = (max_degree, max_order, hidden_channels, hidden_channels)
         self.first = SO2Convolution(*sizes, mirror=mirror)
         self.second = SO2Convolution(*sizes, mirror=mirror)
         self.mix_out = DegreeLinear(max_degree, hidden_channels, channels, bias=False)
-        _, degrees, pairs = edge_order(max_degree, max_order)
-        self.register_buffer("degree_rows", torch.tensor(degrees), persistent=False)
-        self.register_buffer("pair_rows", torch.tensor(pairs), persistent=False)
-        self.degree_rows: Tensor
-        self.pair_rows: Tensor
+        self.sizes = order_sizes(max_degree, max_order)
 
     def forward(
         self,
@@ -92,12 +88,14 @@ class EdgeMessage(nn.Module):
         """
         sent = self.mix_source(features).index_select(0, source)
         kept = self.mix_target(features).index_select(0, target)
-        weights = self.radial(edge_invariants).view(len(source), self.pairs, self.hidden)
-        edge = torch.bmm(into_frame, sent + kept) * weights.index_select(1, self.pair_rows)
-        parts = self.first(edge)
-        gates = torch.sigmoid(parts[0]).index_select(1, self.degree_rows)
-        edge = torch.cat(self.second(torch.cat(parts, 1) * gates), 1)
-        messages = torch.bmm(out_of_frame, edge)
+        weights = self.radial(edge_invariants).view(len(source), sum(self.pairs), self.hidden)
+        by_order = torch.split(weights, self.pairs, 1)
+        parts = torch.split(torch.bmm(into_frame, sent + kept), self.sizes, 1)
+        # Part k holds order +-m with m = (k + 1) // 2.
+        parts = self.first([part * by_order[(k + 1) // 2] for k, part in enumerate(parts)])
+        gates = torch.sigmoid(parts[0])
+        parts = self.second([part * gates[:, (k + 1) // 2 :] for k, part in enumerate(parts)])
+        messages = torch.bmm(out_of_frame, torch.cat(parts, 1))
         received = messages.new_zeros((features.shape[0], *messages.shape[1:]))
         received = received.index_add(0, target, messages)
         out: Tensor = self.mix_out(received * self.rescale)
@@ -212,7 +210,7 @@ class ESCNMD(nn.Module):
         self.register_buffer("element_rows", rows, persistent=False)
         energies = torch.tensor(references, dtype=torch.float64)
         self.register_buffer("reference_energies", energies, persistent=False)
-        order, _, _ = edge_order(self.max_degree, self.max_order)
+        order, _ = edge_order(self.max_degree, self.max_order)
         self.register_buffer("edge_rows", torch.tensor(order), persistent=False)
         self.element_rows: Tensor
         self.reference_energies: Tensor

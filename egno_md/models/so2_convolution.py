@@ -7,19 +7,21 @@ other degree of the same |m|, and the pair (+m, -m) mixes like a complex number:
     y_(-m) = Wr x_(-m) + Wi x_(+m)        (eSCN, arXiv 2302.03655, equation 12)
 
 Coefficients are kept in m-primary order: m = 0 for l = 0..L, then for each m = 1..M first +m
-for l = m..L, then -m for l = m..L. Each m is then one contiguous slice and one matrix product.
-Without the imaginary weights Wi the map also commutes with mirror images.
+for l = m..L, then -m for l = m..L, and handled as one tensor per signed order, so that a layer
+is a few plain matrix products. Without the imaginary weights Wi the map also commutes with
+mirror images.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 
-def edge_order(max_degree: int, max_order: int) -> tuple[list[int], list[int], list[int]]:
+def edge_order(max_degree: int, max_order: int) -> tuple[list[int], list[int]]:
     """Lay out the coefficients of an edge in m-primary order.
 
     Args:
@@ -27,28 +29,26 @@ def edge_order(max_degree: int, max_order: int) -> tuple[list[int], list[int], l
         max_order: highest order M kept, at most L.
 
     Returns:
-        Three lists of equal length: index of each coefficient in the degree-primary order
-        (l^2 + l + m), its degree l, and its row in the list of (|m|, l) pairs.
+        The index of each coefficient in the degree-primary order, l^2 + l + m, and its degree.
 
     Raises:
         ValueError: if M is not between 0 and L.
     """
     if not 0 <= max_order <= max_degree:
         raise ValueError(f"max_order must be between 0 and {max_degree}, got {max_order}")
-    index, degrees, pairs, first = [], [], [], 0
+    index, degrees = [], []
     for m in range(max_order + 1):
-        for sign in (1, -1) if m else (1,):
-            for offset, degree in enumerate(range(m, max_degree + 1)):
-                index.append(degree * degree + degree + sign * m)
+        for order in (m, -m) if m else (0,):
+            for degree in range(m, max_degree + 1):
+                index.append(degree * degree + degree + order)
                 degrees.append(degree)
-                pairs.append(first + offset)
-        first += max_degree + 1 - m
-    return index, degrees, pairs
+    return index, degrees
 
 
-def n_edge_pairs(max_degree: int, max_order: int) -> int:
-    """Number of (|m|, l) pairs with |m| <= M and l <= L."""
-    return sum(max_degree + 1 - m for m in range(max_order + 1))
+def order_sizes(max_degree: int, max_order: int) -> list[int]:
+    """Number of coefficients of each signed order 0, +1, -1, .. +M, -M."""
+    signed = [0, *(m for m in range(1, max_order + 1) for _ in range(2))]
+    return [max_degree + 1 - m for m in signed]
 
 
 class SO2Convolution(nn.Module):
@@ -73,9 +73,7 @@ class SO2Convolution(nn.Module):
             mirror: leave out the imaginary weights, so that mirror images are respected.
         """
         super().__init__()
-        self.max_degree, self.max_order = max_degree, max_order
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.mirror = mirror
+        self.out_channels = out_channels
         self.bias = nn.Parameter(torch.zeros((max_degree + 1) * out_channels))
         self.real = nn.ParameterList()
         self.imaginary = nn.ParameterList()
@@ -88,33 +86,25 @@ class SO2Convolution(nn.Module):
             if paired:
                 self.imaginary.append(nn.Parameter(torch.randn(rows, columns) * spread))
 
-    def forward(self, features: Tensor) -> list[Tensor]:
+    def forward(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Apply the map.
 
         Args:
-            features: `(n_edges, n_coefficients, in_channels)` in m-primary order.
+            parts: for each signed order 0, +1, -1, .. +M, -M one tensor
+                `(n_edges, L + 1 - |m|, in_channels)`.
 
         Returns:
-            One `(n_edges, n, out_channels)` tensor for m = 0, then for each m > 0 one for
-            both signs, or with `mirror` one for +m and one for -m; concatenated along axis 1
-            they are in m-primary order again.
+            The same list with `out_channels`.
         """
-        n_edges = features.shape[0]
-        flat = features.reshape(n_edges, features.shape[1] * features.shape[2])
-        width = (self.max_degree + 1) * self.in_channels
-        parts = [torch.addmm(self.bias, flat[:, :width], self.real[0])]
-        start = width
-        for m in range(1, self.max_order + 1):
-            width = (self.max_degree + 1 - m) * self.in_channels
-            real = self.real[m]
-            if self.mirror:
-                for _ in range(2):
-                    parts.append(flat[:, start : start + width] @ real)
-                    start += width
-                continue
-            imaginary = self.imaginary[m - 1]
-            both = torch.cat((torch.cat((real, imaginary), 1), torch.cat((-imaginary, real), 1)), 0)
-            parts.append(flat[:, start : start + 2 * width] @ both)
-            start += 2 * width
+        flat = [part.flatten(1) for part in parts]
+        mixed = [torch.addmm(self.bias, flat[0], self.real[0])]
+        for m in range(1, len(self.real)):
+            plus, minus, real = flat[2 * m - 1], flat[2 * m], self.real[m]
+            if len(self.imaginary):
+                imaginary = self.imaginary[m - 1]
+                mixed.append(torch.addmm(plus @ real, minus, imaginary, alpha=-1.0))
+                mixed.append(torch.addmm(minus @ real, plus, imaginary))
+            else:
+                mixed += [plus @ real, minus @ real]
         channels = self.out_channels
-        return [part.view(n_edges, part.shape[1] // channels, channels) for part in parts]
+        return [part.view(len(part), part.shape[1] // channels, channels) for part in mixed]
