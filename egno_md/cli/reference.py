@@ -68,14 +68,14 @@ def run(argv: Sequence[str]) -> int:
 
     from egno_md.bundle import load_bundle, save_bundle
     from egno_md.data.progress import progress_bar
-    from egno_md.training.sources import open_potential, read_structure
+    from egno_md.training.sources import open_potential, start_structure
     from egno_md.trajectories.reference_run import ReferencePlan, make_reference
 
     if options.n_threads < 1:
         raise ValueError(f"--n-threads must be at least 1, got {options.n_threads}")
     plan = ReferencePlan(**{name: getattr(options, name) for name, _, _ in _NUMBERS})
     bundle = load_bundle(options.bundle)
-    start = read_structure(options.start or _example())
+    start = start_structure(options.start or _example())
     bundle.check_elements(start.molecule)
     potential = open_potential(options.potential.removeprefix("escn:"))
     torch.set_num_threads(options.n_threads)

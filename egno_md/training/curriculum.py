@@ -35,7 +35,7 @@ from egno_md.training.segment_loss import (
     total_energy_errors_eV,
 )
 from egno_md.training.settings import FitSettings
-from egno_md.training.sources import open_potential, read_structure, sampling_of, work_folder
+from egno_md.training.sources import open_potential, sampling_of, start_structure, work_folder
 from egno_md.training.window_sources import windows_from_files
 from egno_md.units import KCAL_PER_MOL
 
@@ -116,7 +116,7 @@ def read_lesson(config: TrainConfig) -> Lesson:
     """
     if config.potential is None or config.structure is None:
         return Lesson(*windows_from_files(config), None, None)
-    potential, start = open_potential(config.potential), read_structure(config.structure)
+    potential, start = open_potential(config.potential), start_structure(config.structure)
     cache = work_folder(config) / "data"
     training, validation, test = (
         sample_windows(

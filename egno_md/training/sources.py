@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from egno_md.bonds import guess_bonds
 from egno_md.bundle import CARD_FILE
 from egno_md.config import TrainConfig
 from egno_md.data.frame_files import load_frames
 from egno_md.data.frames import LabelledFrames
 from egno_md.data.reference_md import Sampling, sample_frames
 from egno_md.data.splits import Split, split_by_blocks, split_by_trajectory, split_shuffled
+from egno_md.data.structures import read_structure
 from egno_md.roles import Potential
-from egno_md.state import Molecule, State
+from egno_md.state import State
 
 #: From this many trajectories on, whole ones are set aside.
 _ENOUGH_TRAJECTORIES = 10
@@ -52,33 +52,20 @@ def open_potential(name: str) -> Potential:
     return ESCNPotential.from_bundle(name)
 
 
-def read_structure(path: str) -> State:
-    """Read the first frame of a structure file as a state at rest, with guessed bonds.
+def start_structure(path: str) -> State:
+    """Read the structure that a potential's dynamics starts from.
 
     Args:
-        path: a file ASE reads.
+        path: a structure file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if ASE cannot read it, or it is periodic.
+        ValueError: naming the file and the atom that is wrong, or if it is periodic.
     """
-    from ase.io import read
-    from ase.io.formats import UnknownFileTypeError
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no structure file {path}")
-    try:
-        atoms = read(path, index=0)
-    except (UnknownFileTypeError, ValueError, KeyError, IndexError, StopIteration) as error:
-        raise ValueError(f"{path}: ASE cannot read it ({error})") from error
-    if isinstance(atoms, list):
-        raise ValueError(f"{path}: one frame was expected, ASE gave several")
-    if atoms.pbc.any():
+    state = read_structure(path)
+    if any(state.molecule.pbc):
         raise ValueError(f"{path} is periodic; data is made on the spot for molecules only")
-    positions = torch.tensor(atoms.positions, dtype=torch.float64)
-    numbers = torch.tensor(atoms.numbers, dtype=torch.int64)
-    molecule = Molecule.from_numbers(numbers, bonds=guess_bonds(numbers, positions))
-    return State.at_rest(molecule, positions)
+    return State.at_rest(state.molecule, state.positions)
 
 
 def work_folder(config: TrainConfig) -> Path:
@@ -139,7 +126,7 @@ def frame_sets(config: TrainConfig) -> FrameSets:
         ValueError: if a file is not of labelled frames, or there is too little data.
     """
     if config.potential is not None and config.structure is not None:
-        potential, start = open_potential(config.potential), read_structure(config.structure)
+        potential, start = open_potential(config.potential), start_structure(config.structure)
         cache = work_folder(config) / "data"
         made = [
             sample_frames(

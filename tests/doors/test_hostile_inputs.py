@@ -163,7 +163,7 @@ def test_an_unknown_key_or_option_names_itself(
 
 @pytest.mark.parametrize(
     ("verb", "how"),
-    [("train", how) for how in ("NaN atom", "unknown element", "element not trained on")]
+    [("train", how) for how in STRUCTURES]
     + [pytest.param("run", how, marks=needs_run) for how in STRUCTURES],
 )
 def test_a_wrong_structure_is_named(
