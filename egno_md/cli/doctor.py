@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import ClassVar, Final, Literal
@@ -55,10 +56,14 @@ _NEEDED: Final = (
     ("matplotlib", "matplotlib"),
 )
 
-#: Import name, distribution name and what it would add.
+#: Import name, distribution name and what it would add. These are imported to see if they work.
 _EXTRAS: Final = (
     ("openmmtorch", "openmmtorch", "runs a potential inside OpenMM without Python; needs CUDA"),
     ("openmmml", "openmmml", "the MLPotential door of OpenMM"),
+)
+
+#: The same for what only tests use. Not imported: sgdml changes logging in the whole process.
+_TEST_EXTRAS: Final = (
     ("sgdml", "sgdml", "tests compare our sGDML evaluation with it"),
     ("pytest", "pytest", "tests"),
     ("hypothesis", "hypothesis", "tests"),
@@ -77,7 +82,8 @@ def run(argv: Sequence[str]) -> int:
     read_job(DoctorConfig, argv)
     findings = [_python(), *(_needed(i, d) for i, d in _NEEDED)]
     findings += [*_processors(), _cuda(), _openmm_platforms(), *_bundles()]
-    findings += [_extra(i, d, use) for i, d, use in _EXTRAS]
+    findings += [_extra(i, d, use, _try_import) for i, d, use in _EXTRAS]
+    findings += [_extra(i, d, use, _look_for) for i, d, use in _TEST_EXTRAS]
     width = max(len(f.subject) for f in findings)
     for f in findings:
         print(f"{f.mark:<8}{f.subject:<{width}}  {f.text}")
@@ -105,6 +111,11 @@ def _try_import(name: str) -> str | None:
     return None
 
 
+def _look_for(name: str) -> str | None:
+    """Find a module without importing it; return None if it is there."""
+    return None if importlib.util.find_spec(name) else "not installed"
+
+
 def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)
@@ -119,8 +130,8 @@ def _needed(module: str, distribution: str) -> Finding:
     return Finding("bad", distribution, f"cannot be imported: {why}")
 
 
-def _extra(module: str, distribution: str, use: str) -> Finding:
-    why = _try_import(module)
+def _extra(module: str, distribution: str, use: str, look: Callable[[str], str | None]) -> Finding:
+    why = look(module)
     if why is None:
         return Finding("ok", distribution, f"{_version(distribution)} ({use})")
     return Finding("missing", distribution, f"{why} ({use})")

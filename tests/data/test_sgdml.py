@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -245,6 +246,8 @@ def test_paracetamol_fits_its_own_training_data(md17) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_the_sgdml_package_agrees(md17, name) -> None:
     torchtools = pytest.importorskip("sgdml.torchtools")
+    # The package makes every later logger of the process speak; torch's would do so at exit.
+    logging.setLoggerClass(logging.Logger)
     path = md17 / f"sgdml_model_{name}.npz"
     with np.load(path) as file:
         model = {
