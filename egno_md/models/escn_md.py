@@ -35,6 +35,30 @@ from egno_md.models.wigner import WignerMatrices, stack_blocks
 #: Largest atomic number the tables have room for.
 _MAX_NUMBER = 118
 
+#: Whole-number settings and the range each may have; a file must not ask for all memory.
+_RANGES = {
+    "max_degree": (0, 11),
+    "max_order": (0, 11),
+    "channels": (1, 1024),
+    "hidden_channels": (1, 1024),
+    "n_layers": (0, 64),
+    "n_radial": (2, 1024),
+    "radial_hidden": (1, 4096),
+}
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse sizes and scales out of range, naming the setting."""
+    for name, (low, high) in _RANGES.items():
+        value = settings[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    for name in ("cutoff_A", "typical_neighbours", "energy_scale_eV"):
+        if not 0.0 < settings[name] < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {settings[name]}")
+    if not all(math.isfinite(e) for e in settings["reference_energies_eV"]):
+        raise ValueError("reference_energies_eV must be finite numbers")
+
 
 class EdgeMessage(nn.Module):
     """Messages along edges and their sum on atoms."""
@@ -142,7 +166,7 @@ class ESCNMD(nn.Module):
             energy_scale_eV: what the network's unit stands for, eV.
 
         Raises:
-            ValueError: for elements or reference energies that do not fit.
+            ValueError: for elements, reference energies or sizes that do not fit.
         """
         super().__init__()
         known = [int(z) for z in elements]
@@ -170,6 +194,7 @@ class ESCNMD(nn.Module):
             "reference_energies_eV": references,
             "energy_scale_eV": float(energy_scale_eV),
         }
+        _check_settings(self._architecture)
         self.cutoff_A = float(cutoff_A)
         self.max_degree, self.max_order, self.channels = max_degree, max_order, channels
         self.rescale = 1.0 / math.sqrt(typical_neighbours)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,7 +70,7 @@ class ESCNPotential:
     @classmethod
     def from_bundle(
         cls,
-        name_or_path: str,
+        name_or_path: str | PathLike[str],
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,

@@ -244,6 +244,12 @@ def test_every_parameter_takes_part(shaken):
         ({"reference_energies_eV": [1.0]}, "reference"),
         ({"max_order": 9}, "max_order"),
         ({"radial_kind": "none"}, "radial"),
+        ({"channels": 10**9}, "channels"),
+        ({"n_layers": 2.5}, "n_layers"),
+        ({"max_degree": -1}, "max_degree"),
+        ({"cutoff_A": 0.0}, "cutoff_A"),
+        ({"energy_scale_eV": float("nan")}, "energy_scale_eV"),
+        ({"reference_energies_eV": [1.0, 2.0, float("inf")]}, "reference"),
     ],
 )
 def test_refuses_architectures_that_make_no_sense(change, words):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from egno_md.bundle import BundleCard, save_bundle
 from egno_md.models.escn_md import ESCNMD
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.roles import Potential
@@ -103,6 +104,26 @@ def test_the_users_model_stays_as_it_was(model):
     ESCNPotential(model, dtype=torch.float64)
     assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
     assert model.training
+
+
+def test_comes_back_from_a_bundle(model, tmp_path):
+    card = BundleCard(
+        name="water",
+        kind="escn",
+        architecture=model.architecture(),
+        elements=[1, 8],
+        cutoff_A=4.0,
+        dtype="float32",
+        level_of_theory="none",
+        temperature_range_K=(0.0, 300.0),
+        training={},
+        held_out={},
+        versions={},
+        citation="none",
+    )
+    folder = save_bundle(tmp_path / "water.bundle", card, model.state_dict())
+    loaded = ESCNPotential.from_bundle(folder)
+    assert torch.equal(loaded.energies(water()), ESCNPotential(model).energies(water()))
 
 
 def test_names_the_atom_it_does_not_know(potential):
