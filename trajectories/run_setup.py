@@ -314,17 +314,15 @@ def reproducible(n_threads: int, device: str) -> Iterator[None]:
         device: on the CPU all operations have a deterministic form; elsewhere not all do.
     """
     filling: Any = torch.utils.deterministic
-    before = (
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        filling.fill_uninitialized_memory,
-    )
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    filled = filling.fill_uninitialized_memory
     torch.set_num_threads(n_threads)
-    torch.use_deterministic_algorithms(device == "cpu")
+    # The same switch as use_deterministic_algorithms, which imports the compiler first.
+    torch.set_deterministic_debug_mode("error" if device == "cpu" else "default")
     filling.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        filling.fill_uninitialized_memory = before[2]
+        torch.set_deterministic_debug_mode(before[1])
+        filling.fill_uninitialized_memory = filled

@@ -31,7 +31,6 @@ def tiny_guard(tmp_path_factory):
         architecture=model.architecture(),
         elements=[1, 6, 8],
         cutoff_A=5.0,
-        temperature_range_K=(250.0, 350.0),
     )
     path = tmp_path_factory.mktemp("bundles") / "tiny-escn.bundle"
     save_bundle(path, card, model.state_dict())
@@ -67,6 +66,7 @@ def tiny_egno(tmp_path_factory):
         elements=[1, 6, 8],
         horizon_fs=8.0,
         frame_interval_fs=2.0,
+        temperature_range_K=(250.0, 350.0),
     )
     path = tmp_path_factory.mktemp("bundles") / "tiny-egno.bundle"
     save_bundle(path, card, model.state_dict())
