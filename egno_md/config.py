@@ -68,8 +68,8 @@ class RunConfig(Job):
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     dtype: Literal["float32", "float64"] = "float32"
     """Number type inside the networks."""
-    n_threads: int = Field(2, ge=1, le=1024)
-    """CPU threads."""
+    n_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads; small molecules are quickest with one."""
     out: str = "out"
     """Folder for the store, the exported files and the report."""
     resume: bool = False
