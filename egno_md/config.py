@@ -6,7 +6,10 @@ Each model is at once the schema of a TOML file and the options of a command-lin
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -84,6 +87,13 @@ class RunConfig(Job):
     """Number type of positions and velocities in the store."""
     flush_every_s: float = Field(5.0, ge=0.0)
     """Longest time between two points that a killed run can go on from, s."""
+
+    @classmethod
+    def starting_file(cls, given: Mapping[str, Any]) -> str | None:
+        """Return the job file of a packaged example: `--example NAME` means all that is in it."""
+        name = str(given.get("example") or "")
+        path = Path(str(resources.files("egno_md"))) / "examples" / f"{name}.toml"
+        return str(path) if name.isidentifier() and path.is_file() else None
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:

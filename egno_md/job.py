@@ -35,6 +35,11 @@ class Job(BaseModel):
     positional: ClassVar[str | None] = None
     """The field that takes the arguments without a name; several if it is a tuple."""
 
+    @classmethod
+    def starting_file(cls, given: Mapping[str, Any]) -> str | None:
+        """Return the TOML file that some options call for without naming it, if there is one."""
+        return None
+
 
 def read_job(job: type[JobT], argv: Sequence[str]) -> JobT:
     """Read a job from a TOML file, if one is named, and then from command-line options.
@@ -57,6 +62,7 @@ def read_job(job: type[JobT], argv: Sequence[str]) -> JobT:
     if any(word in ("-h", "--help") for word in argv):
         _print_help(job)
     given, toml_path = _read_options(job, argv)
+    toml_path = toml_path or job.starting_file(given)
     values = {} if toml_path is None else read_toml(job, toml_path)
     return make_job(job, {**values, **given}, source=f"egno-md {job.verb}")
 

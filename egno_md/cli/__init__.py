@@ -60,7 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if it worked, 1 if it ran and failed, 2 if the input was wrong, 130 if interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of our output has gone (as in `| head`): nothing is wrong with the input,
+        # and what is still in the buffer must not raise again when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    """Answer what needs no verb, or find the verb."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else EXIT_WRONG_INPUT
@@ -80,17 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _call(verb: str, argv: Sequence[str]) -> int:
     """Run a verb; wrong input and a refusing disk become one line on stderr."""
     try:
-        code = importlib.import_module(f"{__name__}.{verb}").run(argv)
-        sys.stdout.flush()
-        return int(code)
+        return int(importlib.import_module(f"{__name__}.{verb}").run(argv))
     except KeyboardInterrupt:
         _complain("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone (as in `| head`): nothing is wrong with the input,
-        # and what is still in the buffer must not raise again when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except OSError as error:
         parts = (error.strerror, error.filename)
         return _complain(": ".join(str(part) for part in parts if part) or str(error))

@@ -113,11 +113,13 @@ def test_interruption_is_code_130(capsys, monkeypatch):
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_closed_pipe_is_no_error():
+@pytest.mark.parametrize("words", [["doctor"], ["--help"]])
+def test_a_closed_pipe_is_no_error(words):
     code = (
         "import sys\nfrom egno_md import cli\nfrom egno_md.cli import doctor\n"
         "def talk(argv):\n    print('x' * 10_000_000)\n    return 0\n"
-        "doctor.run = talk\nsys.exit(cli.main(['doctor']))"
+        "doctor.run = talk\ncli.usage = lambda: 'x' * 10_000_000\n"
+        f"sys.exit(cli.main({words}))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE

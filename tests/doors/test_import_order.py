@@ -25,6 +25,7 @@ LINE = [
     "trajectories",
     "cli",
 ]
+DATA_FOLDERS = {"bundles", "examples"}
 # Beside the line: what each of these may import, and who may import it.
 BESIDE = {
     "data": {"data", *LINE[: LINE.index("propagators") + 1]},
@@ -91,7 +92,14 @@ def is_the_door(part):
 
 def test_every_file_is_seen_and_has_a_place():
     parts = {part for part, _ in sources() if not is_the_door(part)}
-    assert parts == {*LINE, *BESIDE}
+    assert parts == {*LINE, *BESIDE, *DATA_FOLDERS}
+
+
+def test_data_folders_hold_no_code():
+    for part, path in sources():
+        if part in DATA_FOLDERS:
+            assert path.name == "__init__.py"
+            assert len(ast.parse(path.read_text()).body) == 1, path  # the docstring
 
 
 def test_imports_go_one_way():

@@ -52,11 +52,12 @@ def test_version_is_said_once_over():
 
 
 def test_data_files_are_in_the_package():
-    patterns = PROJECT["tool"]["setuptools"]["package-data"]["egno_md"]
+    data = PROJECT["tool"]["setuptools"]["package-data"]
     for folder in ("bundles", "examples"):
+        patterns = data[f"egno_md.{folder}"]
         for path in (ROOT / "egno_md" / folder).rglob("*"):
-            if path.is_file():
-                name = path.relative_to(ROOT / "egno_md").as_posix()
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                name = path.relative_to(ROOT / "egno_md" / folder).as_posix()
                 assert any(fnmatch(name, pattern) for pattern in patterns), name
 
 

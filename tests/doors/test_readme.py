@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from egno_md import cli
-from egno_md.config import RunConfig
+from egno_md.config import RunConfig, TrainConfig
 from egno_md.job import read_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,11 +77,21 @@ def test_the_install_line_names_a_real_constraints_file():
     assert (ROOT / line.split("-c ")[1].split()[0]).is_file()
 
 
-def test_the_packaged_job_file_is_readable_and_says_the_defaults():
+def test_every_packaged_job_file_is_readable():
+    files = sorted((ROOT / "egno_md" / "examples").glob("*.toml"))
+    assert files
+    for path in files:
+        read_job(TrainConfig if path.stem.startswith("train_") else RunConfig, [str(path)])
+
+
+def test_the_example_option_means_its_job_file():
     path = ROOT / "egno_md" / "examples" / "ethanol.toml"
+    assert tomllib.loads(path.read_text())["example"] == "ethanol"
     job = read_job(RunConfig, [str(path)])
-    assert job == RunConfig(example="ethanol")
-    assert "example" in tomllib.loads(path.read_text())
+    assert read_job(RunConfig, ["--example", "ethanol"]) == job
+    assert job.n_replicas != RunConfig(example="ethanol").n_replicas  # so the file was read
+    assert read_job(RunConfig, ["--example", "ethanol", "--length-ps", "3"]).length_ps == 3.0
+    assert read_job(RunConfig, ["--example", "../ethanol"]) == RunConfig(example="../ethanol")
 
 
 @pytest.mark.parametrize("heading", ["What it cannot do", "How to cite"])

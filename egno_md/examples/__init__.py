@@ -1,0 +1,1 @@
+"""Structures and job files to try: `egno-md run --example NAME`."""
