@@ -183,12 +183,15 @@ class TrainConfig(Job):
     step_fs: float | None = Field(None, gt=0.0)
     """Length of one step (egno), fs."""
 
-    chain: tuple[int, ...] = (0, 1, 2, 4)
+    chain: tuple[int, ...] = (0, 1, 2, 4, 2)
     """Stages of the curriculum (egno): 0 matches forces, k the frames of k chained steps."""
-    chain_steps: tuple[int, ...] = (20_000, 20_000, 8_000, 4_000)
+    chain_steps: tuple[int, ...] = (20_000, 20_000, 8_000, 4_000, 8_000)
     """Optimiser steps of each stage (egno)."""
-    chain_learning_rates: tuple[float, ...] = (3e-3, 1e-3, 3e-4, 2e-4)
+    chain_learning_rates: tuple[float, ...] = (3e-3, 1e-3, 5e-4, 3e-4, 5e-4)
     """Largest learning rate of each stage (egno)."""
+    chain_scales: tuple[Literal["change", "thermal"], ...] = ()
+    """What errors are measured by in each stage (egno): the true change, or thermal motion; none:
+    thermal in the last stage where it repeats a chain, the change elsewhere."""
     force_weight: float = Field(1.0, ge=0.0)
     """Weight of forces in the loss (escn)."""
     energy_weight: float = Field(1.0, ge=0.0)
@@ -248,8 +251,13 @@ class TrainConfig(Job):
             )
         if self.potential is not None and self.structure is None:
             raise ValueError("a potential that makes data needs a structure file to start from")
-        if not len(self.chain) == len(self.chain_steps) == len(self.chain_learning_rates):
+        lengths = {len(self.chain), len(self.chain_steps), len(self.chain_learning_rates)}
+        if self.chain_scales:
+            lengths.add(len(self.chain_scales))
+        if len(lengths) > 1:
             raise ValueError(
-                "chain, chain_steps and chain_learning_rates need as many entries each"
+                "chain, chain_steps, chain_learning_rates and chain_scales need as many entries "
+                f"each, got {len(self.chain)}, {len(self.chain_steps)}, "
+                f"{len(self.chain_learning_rates)} and {len(self.chain_scales)}"
             )
         return self

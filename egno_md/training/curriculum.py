@@ -30,7 +30,9 @@ from egno_md.state import State
 from egno_md.training.loop import FitResult, fit
 from egno_md.training.segment_loss import (
     Paths,
+    Scale,
     SegmentLoss,
+    predicted,
     segment_measures,
     total_energy_errors_eV,
 )
@@ -82,13 +84,19 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
         ValueError: if the data or a setting is wrong, or the training diverges.
     """
     torch.set_num_threads(config.n_threads)
-    stages = list(zip(config.chain, config.chain_steps, config.chain_learning_rates, strict=True))
+    stages = zip(
+        config.chain,
+        config.chain_steps,
+        config.chain_learning_rates,
+        stage_scales(config),
+        strict=True,
+    )
     lesson = read_lesson(config)
     molecule = lesson.training.molecule
     model = make_network(config, lesson.training)
-    graph = molecule_graph(molecule, model)
+    graph, own = molecule_graph(molecule, model), model.distance_mean.dtype
     results: list[FitResult] = []
-    for number, (chain, steps, rate) in enumerate(stages):
+    for number, (chain, steps, rate, scale) in enumerate(stages):
         if chain == 0 and lesson.forces is None:
             continue
         settings = _settings(config, steps, rate, number)
@@ -98,10 +106,26 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
         if chain == 0:
             results.append(_match_forces(model, graph, lesson, settings, folder, resume))
         else:
-            results.append(_match_segments(model, graph, lesson, chain, settings, folder, resume))
+            paths = Paths.of(lesson.training, model.step_fs).cast(own, config.device)
+            loss = SegmentLoss(paths, graph, chain, scale)
+            results.append(_match_segments(model, loss, lesson, settings, folder, resume))
     measures = card_measures(model, graph, lesson)
     card = make_card(config, command, lesson, model, results, measures)
     return save_bundle(Path(config.out), card, model.state_dict())
+
+
+def stage_scales(config: TrainConfig) -> list[Scale]:
+    """Return what errors are measured by in each stage.
+
+    Args:
+        config: may leave it open.
+    """
+    if config.chain_scales:
+        return list(config.chain_scales)
+    scales: list[Scale] = ["change"] * len(config.chain)
+    if config.chain and config.chain[-1] in config.chain[:-1]:
+        scales[-1] = "thermal"
+    return scales
 
 
 def read_lesson(config: TrainConfig) -> Lesson:
@@ -243,29 +267,25 @@ def _match_forces(
 
 def _match_segments(
     model: HamiltonianEGNO,
-    graph: PairGraph,
+    loss: SegmentLoss,
     lesson: Lesson,
-    chain: int,
     settings: FitSettings,
     folder: Path,
     resume: bool,
 ) -> FitResult:
     """Fit the frames after one or more applications of the map."""
-    own, device = model.distance_mean.dtype, str(model.distance_mean.device)
-    loss = SegmentLoss(Paths.of(lesson.training, model.step_fs).cast(own, device), graph, chain)
-    held = Paths.of(lesson.validation, model.step_fs).cast(own, device)
+    like, chain = model.distance_mean, loss.n_chain
+    held = Paths.of(lesson.validation, model.step_fs).cast(like.dtype, str(like.device))
+    held = held.upto(chain)
 
     def sample(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return loss.sample(settings.batch_size, generator)
 
     def validate(network: nn.Module) -> dict[str, float]:
-        measures = segment_measures(_our(network), held, graph, chain)
-        at = f"{chain * model.step_fs:g}fs"
-        score = (
-            measures[f"position_error_over_displacement_{at}"]
-            + measures[f"velocity_error_over_change_{at}"]
-        )
-        return {"score": score, **measures}
+        got = predicted(_our(network), held, loss.graph)
+        errors = loss.errors(*got, held.positions[:, 1:], held.velocities[:, 1:])
+        measures = segment_measures(_our(network), held, loss.graph)
+        return {"score": float(sum(errors)) ** 0.5, **measures}
 
     return fit(
         model,

@@ -10,7 +10,7 @@ from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.roles import EnergyForces
 from egno_md.state import Molecule, State, maxwell_boltzmann
-from egno_md.training.curriculum import train_egno
+from egno_md.training.curriculum import stage_scales, train_egno
 
 WATER = Molecule.from_numbers([8, 1, 1], bonds=[(0, 1), (0, 2)])
 POSITIONS = torch.tensor([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]).double()
@@ -119,8 +119,17 @@ def test_finished_stages_are_kept_on_resume(data: Path, tmp_path: Path) -> None:
 
 
 def test_lengths_of_the_curriculum_must_match(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="need as many entries each"):
+    with pytest.raises(ValueError, match="need as many entries"):
         job(data, tmp_path, chain_steps=(1, 2, 3))
+
+
+def test_a_repeated_last_chain_is_thermal(data: Path, tmp_path: Path) -> None:
+    rates = {"chain_steps": (1, 1, 1), "chain_learning_rates": (1e-3,) * 3}
+    assert stage_scales(job(data, tmp_path)) == ["change", "change"]
+    repeated = job(data, tmp_path, chain=(1, 2, 1), **rates)
+    assert stage_scales(repeated) == ["change", "change", "thermal"]
+    given = job(data, tmp_path, chain=(1, 2, 1), chain_scales=("change",) * 3, **rates)
+    assert stage_scales(given) == ["change"] * 3
 
 
 def test_windows_too_short_for_the_chain_are_named(data: Path, tmp_path: Path) -> None:

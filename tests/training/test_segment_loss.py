@@ -86,6 +86,20 @@ def test_loss_scale_is_each_element_s_own() -> None:
     assert loss.moved[0, 2].item() == pytest.approx(both)
 
 
+def test_thermal_scale_is_the_velocity_of_each_element() -> None:
+    _, graph = network()
+    paths = Paths.of(windows(), 4.0)
+    loss = SegmentLoss(paths, graph, 2, "thermal")
+    oxygen = paths.velocities[:, 0, 0].square().mean().sqrt().item()
+    assert loss.turned[:, 0, 0].tolist() == pytest.approx([oxygen, oxygen])
+    assert torch.equal(loss.moved, 2.0 * loss.turned)
+    # An error of one thermal velocity in every component scores 1.
+    zeros = torch.zeros(1, 2, 3, 3).double()
+    error_x, error_v = loss.errors(zeros, loss.turned.expand(1, -1, -1, 3), zeros, zeros)
+    assert error_x.item() == 0.0
+    assert error_v.item() == pytest.approx(1.0)
+
+
 def test_measures_are_relative_errors() -> None:
     model, graph = network()
     paths = Paths.of(windows(), 4.0)
