@@ -13,7 +13,7 @@ unexport PYTHONHOME
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(BIN)/egno-md run --example ethanol
+	$(BIN)/egno-md run --example ethanol $(if $(wildcard out/trajectory.zarr),--resume)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -118,8 +118,13 @@ class BondJudge(_Stateless):
             limit_A: largest deviation accepted.
 
         Raises:
-            ValueError: as the constructor does.
+            ValueError: as the constructor does, or if the shape is another.
         """
+        if tuple(positions.shape) != (molecule.n_atoms, 3):
+            raise ValueError(
+                f"one geometry of shape ({molecule.n_atoms}, 3) is needed, "
+                f"got {tuple(positions.shape)}"
+            )
         i, j = molecule.bonds.T
         return cls((positions[i] - positions[j]).norm(dim=-1), limit_A)
 

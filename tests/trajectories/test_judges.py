@@ -114,6 +114,8 @@ def test_bond_judge_around_a_geometry_and_its_errors(start, segment) -> None:
     single = Molecule.from_numbers([8, 1, 1], bonds=[(0, 1)])
     with pytest.raises(ValueError, match="has 1 reference lengths, the molecule has 2 bonds"):
         BondJudge.around(single, SHAPE, 0.4).judge(start, segment)
+    with pytest.raises(ValueError, match=r"one geometry of shape \(3, 3\) is needed"):
+        BondJudge.around(WATER, SHAPE[None], 0.4)
     with pytest.raises(ValueError, match="limit_A is 0"):
         BondJudge(torch.tensor([1.0]), 0)
     with pytest.raises(ValueError, match="must be a vector of positive numbers"):

@@ -1,0 +1,89 @@
+"""The packaged bundles keep what their cards promise."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from egno_md.bundle import find_bundle, load_bundle
+from egno_md.data.frame_files import load_frames
+from egno_md.data.sgdml import SGDMLPotential
+from egno_md.data.structures import read_structure
+from egno_md.propagators.classical import Langevin
+from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.propagators.learned import LearnedPropagator
+from egno_md.state import State, kinetic_energy, maxwell_boltzmann
+from egno_md.testing.potential_checks import force_error, rotation_error
+from egno_md.units import KCAL_PER_MOL
+
+EXAMPLE = Path(__file__).parents[2] / "egno_md" / "examples" / "ethanol.xyz"
+
+
+def ethanol(n: int, kelvin: float = 300.0) -> State:
+    """Warm ethanol under the packaged potential."""
+    g = torch.Generator().manual_seed(7)
+    rest = read_structure(EXAMPLE)
+    x = rest.positions.double().repeat(n, 1, 1)
+    state = State(rest.molecule, x, maxwell_boltzmann(rest.molecule, n, 2 * kelvin, g))
+    guard = ESCNPotential.from_bundle("ethanol-escn")
+    return Langevin(guard, 1.0, 100.0, 1, kelvin, 20.0, g).advance(state).last.with_(time_fs=0.0)
+
+
+@pytest.mark.parametrize("name", ["ethanol-egno", "ethanol-escn"])
+def test_bundles_are_small_and_say_how_they_were_made(name: str) -> None:
+    size = sum(f.stat().st_size for f in find_bundle(name).iterdir())
+    card = load_bundle(name).card
+    assert size < 3_000_000
+    assert card.training["command"].startswith("egno-md train")
+    assert card.training["cpu_seconds"] > 0
+    assert len(card.training["sha256"]) == 64
+    assert card.level_of_theory
+    assert card.held_out
+
+
+def test_potential_is_a_gradient_and_does_not_see_rotations() -> None:
+    potential = ESCNPotential.from_bundle("ethanol-escn", dtype=torch.float64)
+    state = ethanol(2)
+    assert force_error(potential, state, step_A=1e-3) <= 1e-5
+    errors = rotation_error(potential, state, 8, torch.Generator().manual_seed(0))
+    assert max(errors) <= 1e-10
+
+
+def test_potential_agrees_with_what_it_was_trained_on() -> None:
+    data = os.environ.get("EGNO_MD_DATA")
+    if not data:
+        pytest.skip("set EGNO_MD_DATA to the data folder to compare with the sGDML force field")
+    md17 = Path(data) / "md17"
+    teacher = SGDMLPotential.from_npz(md17 / "sgdml_model_ethanol.npz")
+    frames = load_frames(md17 / "md17_ethanol_2000_noncontiguous.npz", "kcal/mol")
+    # Geometries of another origin than the training frames.
+    x = frames.positions.reshape(frames.n_frames, 9, 3)[::10]
+    state = State.at_rest(read_structure(EXAMPLE).molecule, x)
+    truth = teacher.evaluate(state)
+    got = ESCNPotential.from_bundle("ethanol-escn").evaluate(state)
+    assert float((got.forces - truth.forces).abs().mean()) / KCAL_PER_MOL <= 0.5
+    assert float((got.energy - truth.energy).abs().mean()) / KCAL_PER_MOL <= 0.5
+
+
+def test_segments_conserve_the_potential_s_energy() -> None:
+    state = ethanol(16)
+    guard = ESCNPotential.from_bundle("ethanol-escn")
+    fast = LearnedPropagator.from_bundle("ethanol-egno", state.molecule)
+    assert fast.n_frames * fast.frame_interval_fs >= 8.0
+
+    def total(s: State) -> torch.Tensor:
+        return guard.energies(s) + kinetic_energy(s.molecule, s.velocities)
+
+    change = total(fast.advance(state).last) - total(state)
+    # A network that froze the hydrogens would lose about 0.3 eV, see the propagator's notes.
+    assert float(change.abs().mean()) < 0.03
+    assert float(change.abs().max()) < 0.1
+
+
+def test_segments_are_reversible() -> None:
+    state = ethanol(4)
+    fast = LearnedPropagator.from_bundle("ethanol-egno", state.molecule, dtype=torch.float64)
+    end = fast.advance(state).last
+    back = fast.advance(end.with_(velocities=-end.velocities)).last
+    torch.testing.assert_close(back.positions, state.positions, rtol=0, atol=1e-10)
