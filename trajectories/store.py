@@ -19,21 +19,27 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
 import torch
 import zarr
 from torch import Tensor
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from egno_md.segment import MadeBy, Segment
-from egno_md.state import State, kinetic_energy
+from egno_md.segment import Segment
+from egno_md.state import State
 from egno_md.trajectories import restart as restart_file
 from egno_md.trajectories.restart import Restart
+from egno_md.trajectories.store_content import check_fits, check_follows, columns, start_segment
+from egno_md.trajectories.store_folder import (
+    create_arrays,
+    drop_beyond,
+    explained,
+    open_array,
+    take_lock,
+)
 from egno_md.trajectories.store_format import (
     COMMIT_FILE,
     EVENTS_FILE,
-    HEADER_KEY,
     JOURNAL,
     Commit,
     StoreHeader,
@@ -42,8 +48,6 @@ from egno_md.trajectories.store_format import (
     sync_file,
 )
 from egno_md.trajectories.store_reader import TrajectoryReader
-
-_LOCK_FILE = "lock"
 
 
 class TrajectoryWriter:
@@ -116,13 +120,13 @@ class TrajectoryWriter:
             raise FileExistsError(
                 f"{path} already exists; continue it with --resume, or choose another output"
             )
-        _check_fits(header, start)
+        check_fits(header, start)
         path.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{path.name}.creating-", dir=path.parent))
         lock: IO[bytes] | None = None
         try:
-            _create_arrays(building, header)
-            lock = _take_lock(building)
+            create_arrays(building, header)
+            lock = take_lock(building)
             writer = cls(
                 building,
                 header,
@@ -132,7 +136,7 @@ class TrajectoryWriter:
                 flush_every_s=flush_every_s,
                 flush_every_MB=flush_every_MB,
             )
-            writer._hold(_given(start))
+            writer._hold(start_segment(start))
             writer.flush()
             building.chmod(0o755)
             os.rename(building, path)
@@ -165,11 +169,11 @@ class TrajectoryWriter:
         path = Path(path)
         commit = TrajectoryReader(path).commit
         try:
-            lock = _take_lock(path)
+            lock = take_lock(path)
         except BlockingIOError:
             raise
         except OSError as error:
-            raise _explained(path, commit, error) from error
+            raise explained(path, commit, error) from error
         try:
             reader = TrajectoryReader(path)  # again: what it said before the lock may be old
             commit = reader.commit
@@ -178,9 +182,9 @@ class TrajectoryWriter:
             )
             events = reader.event_bytes()
             try:
-                _drop_beyond(path, reader.header, commit)
+                drop_beyond(path, reader.header, commit)
             except OSError as error:
-                raise _explained(path, commit, error) from error
+                raise explained(path, commit, error) from error
             writer = cls(
                 path,
                 reader.header,
@@ -239,7 +243,7 @@ class TrajectoryWriter:
             ValueError: if the segment does not follow, or its frames are not finite.
             OSError: if the disk is full or fails; everything committed is safe.
         """
-        _check_follows(self.state, segment)
+        check_follows(self.state, segment)
         after = Restart.snapshot(segment.last, propagator_state)
         self._hold(segment)
         self._restart = after
@@ -259,7 +263,7 @@ class TrajectoryWriter:
             self._write(Segment.join(self._pending))
         except OSError as error:
             self._failed = True
-            raise _explained(self.path, self._commit, error) from error
+            raise explained(self.path, self._commit, error) from error
         self._pending = []
         self._pending_bytes = self._pending_frames = 0
         self._last_flush = time.monotonic()
@@ -300,15 +304,15 @@ class TrajectoryWriter:
         """Write arrays, events, restart file, record, in this order."""
         first, last = self.n_committed, self.n_committed + segment.n_frames
         group = zarr.open_group(self.path, mode="r+", zarr_format=3)
-        columns = _columns(segment, self.header)
+        content = columns(segment, self.header)
         for layout in self._layouts:
-            array = _array(group, layout.name)
+            array = open_array(group, layout.name)
             array.resize(layout.with_frames(last))
             where = tuple(
                 slice(first, last) if axis == layout.frame_axis else slice(None)
                 for axis in range(len(layout.dimensions))
             )
-            array[where] = columns[layout.name].to(getattr(torch, layout.dtype)).numpy()
+            array[where] = content[layout.name].to(getattr(torch, layout.dtype)).numpy()
             for name in layout.chunk_files(first, last):
                 sync_file(self.path / name)
             sync_file(self.path / layout.name / "zarr.json")
@@ -346,130 +350,3 @@ class TrajectoryWriter:
         self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
         if old is not None:
             (journal / old.restart_file).unlink(missing_ok=True)
-
-
-def _explained(path: Path, safe: Commit | None, error: OSError) -> OSError:
-    """Say what failed and what is safe."""
-    kept = (
-        "nothing was written yet"
-        if safe is None
-        else f"the first {safe.n_frames} frames (to {safe.time_fs / 1000:g} ps) are safe: "
-        "make room or mend the cause, then continue with --resume"
-    )
-    return OSError(f"cannot write to {path}: {error.strerror or error}; {kept}")
-
-
-def _given(start: State) -> Segment:
-    """Return the start as a segment of one frame."""
-    return Segment(
-        start.molecule,
-        torch.tensor([start.time_fs], dtype=torch.float64),
-        start.positions[:, None],
-        start.velocities[:, None],
-        torch.full((start.n_replicas, 1), int(MadeBy.GIVEN), dtype=torch.int8),
-        cell=start.cell,
-    )
-
-
-def _columns(segment: Segment, header: StoreHeader) -> dict[str, Tensor]:
-    """Return what goes into each array, on the CPU."""
-    columns = {
-        "positions": segment.positions,
-        "velocities": segment.velocities,
-        "times_fs": segment.times_fs,
-        "potential_energies": segment.potential_energies,
-        "kinetic_energies": kinetic_energy(segment.molecule, segment.velocities),
-        "made_by": segment.made_by,
-    }
-    if header.has_cell and segment.cell is not None:
-        shape = (segment.n_replicas, segment.n_frames, 3, 3)
-        columns["cells"] = segment.cell[:, None].expand(shape)
-    return {name: values.detach().cpu() for name, values in columns.items()}
-
-
-def _check_fits(header: StoreHeader, start: State) -> None:
-    if (start.n_replicas, start.molecule.n_atoms) != (header.n_replicas, header.molecule.n_atoms):
-        raise ValueError(
-            f"the start has {start.n_replicas} replicas of {start.molecule.n_atoms} atoms, "
-            f"the store is for {header.n_replicas} of {header.molecule.n_atoms}"
-        )
-    if header.has_cell != (start.cell is not None):
-        raise ValueError("the start and the store disagree on whether there is a cell")
-
-
-def _check_follows(state: State, segment: Segment) -> None:
-    if segment.positions.shape[0] != state.n_replicas:
-        raise ValueError(
-            f"the segment has {segment.n_replicas} replicas, the store {state.n_replicas}"
-        )
-    if not float(segment.times_fs[0]) > state.time_fs:
-        raise ValueError(
-            f"the segment starts at {float(segment.times_fs[0])} fs, "
-            f"not after the last stored frame at {state.time_fs} fs"
-        )
-    finite = torch.isfinite(segment.positions) & torch.isfinite(segment.velocities)
-    good = finite.all(3).all(2).all(0)
-    if not bool(good.all()):
-        k = int((~good).nonzero()[0])
-        try:
-            segment.frame(k)
-        except ValueError as error:
-            raise ValueError(
-                f"the frame at {float(segment.times_fs[k]):g} fs is no state: {error}; the store "
-                f"ends at {state.time_fs:g} fs, and going on from there fails in the same way"
-            ) from error
-
-
-def _create_arrays(path: Path, header: StoreHeader) -> None:
-    group = zarr.create_group(path, zarr_format=3, attributes={HEADER_KEY: header.to_json()})
-    for layout in array_layouts(header):
-        group.create_array(
-            layout.name,
-            shape=layout.shape,
-            chunks=layout.chunks,
-            dtype=layout.dtype,
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            fill_value=layout.fill,
-            dimension_names=layout.dimensions,
-        )
-    group.create_group(JOURNAL)
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """Return an array that writes chunks of nothing but fill value too: none may be missing."""
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    return array.with_config({"write_empty_chunks": True})
-
-
-def _drop_beyond(path: Path, header: StoreHeader, commit: Commit) -> None:
-    """Cut everything back to what counts, and remove what a kill may have left."""
-    journal = path / JOURNAL
-    for leftover in [*path.rglob("*.partial"), *path.rglob(".*.partial")]:
-        leftover.unlink(missing_ok=True)
-    for old in journal.glob("restart-*.safetensors"):
-        if old.name != commit.restart_file:
-            old.unlink()
-    os.truncate(journal / EVENTS_FILE, commit.events_bytes)
-    group = zarr.open_group(path, mode="r+", zarr_format=3)
-    for layout in array_layouts(header):
-        array, shape = _array(group, layout.name), layout.with_frames(commit.n_frames)
-        if array.shape != shape:
-            array.resize(shape)
-
-
-def _take_lock(path: Path) -> IO[bytes]:
-    """Hold the store for this process; a kill lets go of it."""
-    file: Any = (path / JOURNAL / _LOCK_FILE).open("ab")
-    try:
-        import fcntl
-    except ImportError:  # not on this system: go without
-        return file  # type: ignore[no-any-return]
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise BlockingIOError(
-            f"another process is writing {path}; wait for it, or choose another output"
-        ) from error
-    return file  # type: ignore[no-any-return]
