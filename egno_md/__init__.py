@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from egno_md.bundle_card import BundleCard as BundleCard
     from egno_md.config import RunConfig as RunConfig
     from egno_md.config import TrainConfig as TrainConfig
+    from egno_md.data.structures import read_structure as read_structure
+    from egno_md.propagators.classical import Langevin as Langevin
+    from egno_md.propagators.classical import VelocityVerlet as VelocityVerlet
+    from egno_md.propagators.escn_potential import ESCNPotential as ESCNPotential
+    from egno_md.propagators.guarded import GuardedPropagator as GuardedPropagator
+    from egno_md.propagators.learned import LearnedPropagator as LearnedPropagator
+    from egno_md.propagators.thermostat import Thermostatted as Thermostatted
     from egno_md.roles import EnergyForces as EnergyForces
     from egno_md.roles import Judge as Judge
     from egno_md.roles import Potential as Potential
@@ -28,6 +35,11 @@ if TYPE_CHECKING:
     from egno_md.segment import Segment as Segment
     from egno_md.state import Molecule as Molecule
     from egno_md.state import State as State
+    from egno_md.state import maxwell_boltzmann as maxwell_boltzmann
+    from egno_md.trajectories.generate import generate as generate
+    from egno_md.trajectories.judges import BondJudge as BondJudge
+    from egno_md.trajectories.judges import EnergyJudge as EnergyJudge
+    from egno_md.trajectories.store_reader import TrajectoryReader as TrajectoryReader
 
 __version__ = "0.1.0"
 
@@ -40,6 +52,13 @@ _HOMES: Final = {
     "BundleCard": "bundle_card",
     "RunConfig": "config",
     "TrainConfig": "config",
+    "read_structure": "data.structures",
+    "Langevin": "propagators.classical",
+    "VelocityVerlet": "propagators.classical",
+    "ESCNPotential": "propagators.escn_potential",
+    "GuardedPropagator": "propagators.guarded",
+    "LearnedPropagator": "propagators.learned",
+    "Thermostatted": "propagators.thermostat",
     "EnergyForces": "roles",
     "Judge": "roles",
     "Potential": "roles",
@@ -50,6 +69,11 @@ _HOMES: Final = {
     "Segment": "segment",
     "Molecule": "state",
     "State": "state",
+    "maxwell_boltzmann": "state",
+    "generate": "trajectories.generate",
+    "BondJudge": "trajectories.judges",
+    "EnergyJudge": "trajectories.judges",
+    "TrajectoryReader": "trajectories.store_reader",
 }
 
 

@@ -72,6 +72,14 @@ def test_python_blocks_compile_and_import():
                 exec(line, {})
 
 
+def test_python_block_runs(tmp_path, monkeypatch):
+    (tmp_path / "egno_md").symlink_to(ROOT / "egno_md")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python"):
+        exec(block, {})
+    assert (tmp_path / "out.zarr").is_dir()
+
+
 def test_the_install_line_names_a_real_constraints_file():
     (line,) = [c for c in commands() if c.startswith("pip install")]
     assert (ROOT / line.split("-c ")[1].split()[0]).is_file()
