@@ -190,6 +190,8 @@ def names_only(words: Sequence[str]) -> list[str]:
 
 
 def _name_only(word: str) -> str:
+    if " " in word:  # a text, not a path
+        return word
     head, equals, tail = word.partition("=") if word.startswith("--") else ("", "", word)
     scheme, colon, rest = tail.partition(":")
     if colon and scheme == "sgdml":
