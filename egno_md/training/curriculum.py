@@ -8,17 +8,16 @@ forces, chain 1 the frames after one application of the map, chain 2 after two, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from egno_md.bonds import bond_graph_distance
-from egno_md.bundle import BundleCard, package_versions, save_bundle
+from egno_md.bundle import save_bundle
 from egno_md.config import TrainConfig
-from egno_md.data.cache import config_hash, remember
+from egno_md.data.cache import remember
 from egno_md.data.progress import progress_bar
 from egno_md.data.reference_md import sample_windows
 from egno_md.data.windows import Windows
@@ -27,6 +26,7 @@ from egno_md.models.pair_classes import PairGraph, distance_statistics
 from egno_md.propagators.learned import molecule_graph
 from egno_md.roles import Potential
 from egno_md.state import State
+from egno_md.training.card import trained_card
 from egno_md.training.loop import FitResult, fit
 from egno_md.training.segment_loss import (
     Paths,
@@ -36,7 +36,7 @@ from egno_md.training.segment_loss import (
     segment_measures,
     total_energy_errors_eV,
 )
-from egno_md.training.settings import FitSettings
+from egno_md.training.settings import FitSettings, fit_settings
 from egno_md.training.sources import open_potential, sampling_of, start_structure, work_folder
 from egno_md.training.window_sources import windows_from_files
 from egno_md.units import KCAL_PER_MOL
@@ -110,7 +110,22 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
             loss = SegmentLoss(paths, graph, chain, scale)
             results.append(_match_segments(model, loss, lesson, settings, folder, resume))
     measures = card_measures(model, graph, lesson)
-    card = make_card(config, command, lesson, model, results, measures)
+    card = trained_card(
+        config,
+        command,
+        model=model,
+        data=lesson.training,
+        test=lesson.test,
+        counts={
+            "n_windows": lesson.training.n_windows,
+            "n_validation": lesson.validation.n_windows,
+            "n_test": lesson.test.n_windows,
+        },
+        results=results,
+        measures=measures,
+        horizon_fs=Paths.of(lesson.test, model.step_fs).n_steps * model.step_fs,
+        frame_interval_fs=model.step_fs,
+    )
     return save_bundle(Path(config.out), card, model.state_dict())
 
 
@@ -205,20 +220,14 @@ def make_network(config: TrainConfig, windows: Windows) -> HamiltonianEGNO:
 
 
 def _settings(config: TrainConfig, steps: int, rate: float, number: int) -> FitSettings:
-    return FitSettings(
+    """The settings of one stage: the job's, but for its own length, rate and batches."""
+    return replace(
+        fit_settings(config),
         steps=steps,
-        batch_size=config.batch_size,
         learning_rate=rate,
         warmup_steps=min(config.warmup_steps, steps // 2),
-        schedule=config.schedule,
-        final_fraction=config.final_fraction,
-        weight_decay=config.weight_decay,
-        ema_decay=config.ema_decay,
-        gradient_clip=config.gradient_clip,
         validate_every=min(config.validate_every, steps),
         checkpoint_every=min(config.checkpoint_every, steps),
-        log_every=config.log_every,
-        cpu_minutes=config.cpu_minutes,
         seed=config.seed + number,
     )
 
@@ -316,59 +325,3 @@ def card_measures(model: HamiltonianEGNO, graph: PairGraph, lesson: Lesson) -> d
         measures[f"total_energy_error_rms_eV_{at}"] = float(errors.square().mean().sqrt())
         measures[f"total_energy_error_p999_eV_{at}"] = float(torch.quantile(errors, 0.999))
     return measures
-
-
-def make_card(
-    config: TrainConfig,
-    command: str,
-    lesson: Lesson,
-    model: HamiltonianEGNO,
-    results: list[FitResult],
-    measures: dict[str, float],
-) -> BundleCard:
-    """Write down what was done and measured.
-
-    Args:
-        config: the job.
-        command: the command that asked for it.
-        lesson: the data.
-        model: the trained network.
-        results: how each stage went.
-        measures: measures on the test windows.
-    """
-    paths = Paths.of(lesson.test, model.step_fs)
-    training: dict[str, Any] = {
-        "command": command,
-        "data": lesson.training.source,
-        "sha256": lesson.training.sha256(),
-        "test_sha256": lesson.test.sha256(),
-        "n_windows": lesson.training.n_windows,
-        "n_validation": lesson.validation.n_windows,
-        "n_test": lesson.test.n_windows,
-        "steps": [r.steps for r in results],
-        "best_scores": [round(r.best_score, 5) for r in results],
-        "cpu_seconds": round(sum(r.cpu_seconds for r in results), 1),
-        "wall_seconds": round(sum(r.wall_seconds for r in results), 1),
-        "seed": config.seed,
-        "settings": config_hash(config.model_dump(mode="json", exclude={"out", "work", "resume"})),
-    }
-    made = lesson.potential is not None
-    facts: dict[str, Any] = dict(
-        name=Path(config.out).name.removesuffix(".bundle"),
-        kind="egno",
-        architecture=model.architecture(),
-        elements=model.elements,
-        cutoff_A=model.cutoff_A,
-        horizon_fs=paths.n_steps * model.step_fs,
-        frame_interval_fs=model.step_fs,
-        dtype=config.dtype,
-        level_of_theory=config.level_of_theory,
-        temperature_range_K=(min(config.temperatures_K), max(config.temperatures_K))
-        if made
-        else None,
-        training=training,
-        held_out=measures,
-        versions=package_versions(),
-        citation=config.citation,
-    )
-    return BundleCard.model_validate(facts)

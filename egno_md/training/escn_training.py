@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from egno_md.bundle import BundleCard, package_versions, save_bundle
+from egno_md.bundle import save_bundle
 from egno_md.config import TrainConfig
-from egno_md.data.cache import config_hash
 from egno_md.models.escn_md import ESCNMD
+from egno_md.training.card import trained_card
 from egno_md.training.force_matching import (
     ForceMatching,
     Scales,
@@ -19,9 +18,9 @@ from egno_md.training.force_matching import (
     refuse_unknown_elements,
 )
 from egno_md.training.frame_graphs import EpochBatches, FrameBatch, FrameGraphs
-from egno_md.training.loop import FitResult, fit
-from egno_md.training.settings import FitSettings
-from egno_md.training.sources import FrameSets, frame_sets, names_only, work_folder
+from egno_md.training.loop import fit
+from egno_md.training.settings import fit_settings
+from egno_md.training.sources import FrameSets, frame_sets, work_folder
 
 #: Options of the network that a job may set.
 ARCHITECTURE_OPTIONS = (
@@ -86,7 +85,20 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
     )
     test = FrameGraphs(sets.test, model.cutoff_A, config.device)
     measures = held_out_measures(model.eval(), test)
-    card = make_card(config, command, sets, model, result, measures)
+    card = trained_card(
+        config,
+        command,
+        model=model,
+        data=sets.training,
+        test=sets.test,
+        counts={
+            "n_frames": sets.training.n_frames,
+            "n_validation": sets.validation.n_frames,
+            "n_test": sets.test.n_frames,
+        },
+        results=[result],
+        measures=measures,
+    )
     return save_bundle(Path(config.out), card, model.state_dict())
 
 
@@ -119,80 +131,3 @@ def make_network(
         )
     model.to(device=config.device, dtype=getattr(torch, config.dtype))
     return model, training
-
-
-def fit_settings(config: TrainConfig) -> FitSettings:
-    """Pick the settings of the fit out of a job.
-
-    Args:
-        config: the job.
-    """
-    return FitSettings(
-        steps=config.n_steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        schedule=config.schedule,
-        final_fraction=config.final_fraction,
-        weight_decay=config.weight_decay,
-        ema_decay=config.ema_decay,
-        gradient_clip=config.gradient_clip,
-        validate_every=config.validate_every,
-        checkpoint_every=config.checkpoint_every,
-        log_every=config.log_every,
-        cpu_minutes=config.cpu_minutes,
-        seed=config.seed,
-    )
-
-
-def make_card(
-    config: TrainConfig,
-    command: str,
-    sets: FrameSets,
-    model: ESCNMD,
-    result: FitResult,
-    measures: dict[str, float],
-) -> BundleCard:
-    """Write down what was done and measured.
-
-    Args:
-        config: the job.
-        command: the command that asked for it.
-        sets: the data.
-        model: the trained network.
-        result: how the fit went.
-        measures: measures on the test set.
-    """
-    made = config.potential is not None
-    training: dict[str, Any] = {
-        "command": command,
-        "data": ", ".join(names_only(sets.training.source.split(", "))),
-        "sha256": sets.training.sha256(),
-        "test_sha256": sets.test.sha256(),
-        "n_frames": sets.training.n_frames,
-        "n_validation": sets.validation.n_frames,
-        "n_test": sets.test.n_frames,
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "cpu_seconds": round(result.cpu_seconds, 1),
-        "wall_seconds": round(result.wall_seconds, 1),
-        "seed": config.seed,
-        "settings": config_hash(config.model_dump(mode="json", exclude={"out", "work", "resume"})),
-    }
-    facts: dict[str, Any] = dict(
-        name=Path(config.out).name.removesuffix(".bundle"),
-        kind="escn",
-        architecture=model.architecture(),
-        elements=list(model.elements),
-        cutoff_A=model.cutoff_A,
-        dtype=config.dtype,
-        level_of_theory=config.level_of_theory,
-        temperature_range_K=(min(config.temperatures_K), max(config.temperatures_K))
-        if made
-        else None,
-        training=training,
-        held_out=measures,
-        versions=package_versions(),
-        citation=config.citation,
-    )
-    return BundleCard.model_validate(facts)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from egno_md.config import TrainConfig
+
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
@@ -87,3 +89,27 @@ def learning_rate_at(settings: FitSettings, step: int) -> float:
     }[settings.schedule]
     floor = 1.0 if settings.schedule == "constant" else settings.final_fraction
     return settings.learning_rate * rise * (floor + (1.0 - floor) * left)
+
+
+def fit_settings(config: TrainConfig) -> FitSettings:
+    """Pick the settings of the fit out of a job.
+
+    Args:
+        config: the job.
+    """
+    return FitSettings(
+        steps=config.n_steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        schedule=config.schedule,
+        final_fraction=config.final_fraction,
+        weight_decay=config.weight_decay,
+        ema_decay=config.ema_decay,
+        gradient_clip=config.gradient_clip,
+        validate_every=config.validate_every,
+        checkpoint_every=config.checkpoint_every,
+        log_every=config.log_every,
+        cpu_minutes=config.cpu_minutes,
+        seed=config.seed,
+    )

@@ -1,0 +1,106 @@
+"""The card of a trained bundle, from what was done and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from egno_md.bundle import BundleCard, package_versions
+from egno_md.config import TrainConfig
+from egno_md.data.cache import config_hash
+from egno_md.training.loop import FitResult
+from egno_md.training.sources import names_only
+
+
+class Data(Protocol):
+    """Frames or windows that know where they come from."""
+
+    @property
+    def source(self) -> str:
+        """Files or what made them."""
+        ...
+
+    def sha256(self) -> str:
+        """Hash of the content."""
+        ...
+
+
+class Network(Protocol):
+    """What every trained network says of itself."""
+
+    @property
+    def elements(self) -> Sequence[int]:
+        """Atomic numbers it knows."""
+        ...
+
+    @property
+    def cutoff_A(self) -> float:
+        """Reach of a layer, Å."""
+        ...
+
+    def architecture(self) -> dict[str, Any]:
+        """Its hyper-parameters."""
+        ...
+
+
+def trained_card(
+    config: TrainConfig,
+    command: str,
+    *,
+    model: Network,
+    data: Data,
+    test: Data,
+    counts: Mapping[str, int],
+    results: Sequence[FitResult],
+    measures: Mapping[str, float],
+    horizon_fs: float | None = None,
+    frame_interval_fs: float | None = None,
+) -> BundleCard:
+    """Write down what was done and measured.
+
+    Args:
+        config: the job.
+        command: the command that asked for it.
+        model: the trained network.
+        data: the training data.
+        test: the data of the measures.
+        counts: how many frames or windows there were of each kind.
+        results: how each fit went, in order.
+        measures: measures on the test data.
+        horizon_fs: length of a segment, of a propagator.
+        frame_interval_fs: time between its frames.
+    """
+    made = config.potential is not None
+    training: dict[str, Any] = {
+        "command": command,
+        "data": ", ".join(names_only(data.source.split(", "))),
+        "sha256": data.sha256(),
+        "test_sha256": test.sha256(),
+        **counts,
+        "steps": [r.steps for r in results],
+        "best_steps": [r.best_step for r in results],
+        "cpu_seconds": round(sum(r.cpu_seconds for r in results), 1),
+        "wall_seconds": round(sum(r.wall_seconds for r in results), 1),
+        "seed": config.seed,
+        "settings": config_hash(config.model_dump(mode="json", exclude={"out", "work", "resume"})),
+    }
+    facts: dict[str, Any] = dict(
+        name=Path(config.out).name.removesuffix(".bundle"),
+        kind=config.kind,
+        architecture=model.architecture(),
+        elements=list(model.elements),
+        cutoff_A=model.cutoff_A,
+        horizon_fs=horizon_fs,
+        frame_interval_fs=frame_interval_fs,
+        dtype=config.dtype,
+        level_of_theory=config.level_of_theory,
+        temperature_range_K=(min(config.temperatures_K), max(config.temperatures_K))
+        if made
+        else None,
+        training=training,
+        held_out=dict(measures),
+        versions=package_versions(),
+        citation=config.citation,
+    )
+    return BundleCard.model_validate(facts)
