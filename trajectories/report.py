@@ -19,7 +19,7 @@ from egno_md.trajectories.comparison import Comparison, compare, temperature_mis
 from egno_md.trajectories.cost_ledger import ClassicalCost, CostLedger, cost_ledger, duration
 from egno_md.trajectories.report_checks import Check, Mark, all_checks
 from egno_md.trajectories.report_structure import structure_section
-from egno_md.trajectories.run_record import RunRecord, read_run
+from egno_md.trajectories.run_record import RunRecord, in_percent, read_run
 
 #: Floors and bootstrap errors draw blocks from here: the same store gives the same report.
 _SEED = 20_240
@@ -210,7 +210,7 @@ def _numbers(record: RunRecord, ledger: CostLedger | None) -> list[tuple[str, st
     found = [(duration(total), f"simulated in {record.n_replicas} replicas")]
     share = record.share(MadeBy.NETWORK)
     if share == share and record.mode != "classical":
-        found.append((f"{share:.1%}", "of the frames by the network"))
+        found.append((in_percent(share), "of the frames by the network"))
         found.append((str(len(record.events)), "segments rejected"))
     if record.wall_s > 0:
         found.append((f"{record.wall_s:.1f} s", "wall-clock time"))

@@ -19,7 +19,7 @@ from torch import Tensor
 from egno_md.bundle import Bundle
 from egno_md.segment import MadeBy
 from egno_md.trajectories.comparison import Comparison, Difference, reference_bond_means
-from egno_md.trajectories.run_record import RunRecord
+from egno_md.trajectories.run_record import RunRecord, in_percent
 
 #: Largest change of a bond from its mean length.
 BOND_LIMIT_A: Final = 0.5
@@ -149,7 +149,7 @@ def _makers(record: RunRecord) -> Check:
     if math.isnan(share):
         return Check(name, Mark.NOT_CHECKED, "", allowed, "The run has no frames yet.")
     mark = Mark.PASS if share >= NETWORK_LIMIT else Mark.WARN
-    return Check(name, mark, f"{share:.1%}", allowed, "The start is not counted.")
+    return Check(name, mark, in_percent(share), allowed, "The start is not counted.")
 
 
 def _frames(record: RunRecord) -> Check:

@@ -26,7 +26,7 @@ from egno_md.trajectories.report_figures import (
     makers_figure,
     temperature_figure,
 )
-from egno_md.trajectories.run_record import RunRecord
+from egno_md.trajectories.run_record import RunRecord, in_percent
 from egno_md.trajectories.svg_picture import INTEGRATOR_COLOUR, NETWORK_COLOUR
 
 #: Events written out one by one.
@@ -39,7 +39,7 @@ def makers_section(record: RunRecord) -> list[str]:
     if record.n_frames < 2:
         return [*parts, html.paragraph("The run has no frames after its start.")]
     network, integrator = record.share(MadeBy.NETWORK), record.share(MadeBy.INTEGRATOR)
-    caption = f"Network {network:.1%}, integrator {integrator:.1%} of the frames."
+    caption = f"Network {in_percent(network)}, integrator {in_percent(integrator)} of the frames."
     if record.n_replicas > 64:
         caption += f" The first 64 of {record.n_replicas} replicas are drawn."
     keys = [(NETWORK_COLOUR, "network"), (INTEGRATOR_COLOUR, "integrator")]

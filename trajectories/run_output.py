@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 from egno_md.segment import MadeBy
 from egno_md.state import Molecule
 from egno_md.trajectories.generate import RunSummary
-from egno_md.trajectories.run_record import RunRecord
+from egno_md.trajectories.run_record import RunRecord, in_percent
 from egno_md.trajectories.store_format import replace_file
 
 
@@ -66,7 +66,8 @@ def describe(record: RunRecord, summary: RunSummary) -> str:
     network, integrator = record.share(MadeBy.NETWORK), record.share(MadeBy.INTEGRATOR)
     if not math.isnan(network):
         lines.append(
-            f"frames made by the network {network:.2%}, by the integrator {integrator:.2%}"
+            f"frames made by the network {in_percent(network)}, "
+            f"by the integrator {in_percent(integrator)}"
         )
     lines += _fallback_lines(record)
     means = mean_temperatures(record)

@@ -99,6 +99,17 @@ class RunRecord:
         return float((made == int(maker)).double().mean()) if len(made) else math.nan
 
 
+def in_percent(share: float) -> str:
+    """Write a share so that only all is 100 % and only nothing is 0 %: "99.99%".
+
+    Args:
+        share: 0 to 1.
+    """
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    return f"{min(max(share, 1e-4), 1.0 - 1e-4):.2%}"
+
+
 def read_run(path: str | Path, reference: Mapping[str, Tensor] | None = None) -> RunRecord:
     """Read a store once, a piece at a time.
 

@@ -54,7 +54,7 @@ def test_classical_run_leaves_everything(words, tmp_path, capsys):
     assert main(["run", *words("classical", out, "--length-ps", "0.06")]) == 0
     said = capsys.readouterr().out
     assert "C2H6O: 0.06 ps x 2 = 0.12 ps in" in said
-    assert "by the integrator 100.00%" in said
+    assert "by the integrator 100%" in said
     assert "mean temperature" in said
     assert sorted(p.name for p in out.iterdir()) == [
         "report.html",
