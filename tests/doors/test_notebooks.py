@@ -1,5 +1,6 @@
 """The notebooks run, in a folder of their own and shortened."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,11 +16,22 @@ def test_there_are_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_with_outputs_holds_the_same_code(path: Path) -> None:
+    cells = json.loads(path.with_suffix(".ipynb").read_text())["cells"]
+    shown = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    source = path.read_text().split("# %%\n", 1)[1]
+    code = [line for line in source.splitlines() if line and not line.startswith("#")]
+    assert [line for line in shown.splitlines() if line] == code
+    assert any(c.get("outputs") for c in cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-W", "error", str(path)],
         cwd=tmp_path,
-        env=os.environ | {"EGNO_MD_SMOKE": "1", "PYTHONPATH": str(path.parents[1])},
+        env=os.environ
+        | {"EGNO_MD_SMOKE": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(path.parents[1])},
         capture_output=True,
         text=True,
         timeout=300,
