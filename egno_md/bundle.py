@@ -25,6 +25,7 @@ from typing import Final
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -199,7 +200,7 @@ def _read_tensors(folder: Path, name: str, sha256: str, max_bytes: int) -> dict[
     if header > MAX_HEADER_BYTES:
         raise ValueError(f"{file} has a header of {header} bytes; allowed are {MAX_HEADER_BYTES}")
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = tensors_from_bytes(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"{file} is not a safetensors file: {error}") from None
     _check_finite(tensors, str(file))

@@ -215,16 +215,10 @@ def compare(
         (found,) = _differences(mine, theirs, ("all bonds",), _mean_divergence, 1.0, *scale)
         return found
 
-    pairs = None
-    if all("pair_counts" in s and bool(s["pair_counts"].any()) for s in (run, reference)):
-        (pairs,) = _differences(
-            run["pair_counts"],
-            reference["pair_counts"],
-            ("h(r)",),
-            density_difference,
-            0.5,
-            *scale,
-        )
+    pairs, name = None, "pair_counts"
+    if all(name in s and bool(s[name].any()) for s in (run, reference)):
+        both = run[name], reference[name]
+        (pairs,) = _differences(*both, ("h(r)",), density_difference, 0.5, *scale)
     seconds = reference["block_frames"].double().mean() * reference["frame_interval_fs"]
     return Comparison(
         length,

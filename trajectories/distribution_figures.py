@@ -63,11 +63,8 @@ def distributions_figure(
                 label="this run",
             )
             seen = np.nonzero(sum(p / p.sum() for p in parts) > 1e-5)[0]
-            margin = 2
-            axes.set_xlim(
-                edges[n][max(0, seen[0] - margin)],
-                edges[n][min(len(counts), seen[-1] + 1 + margin)],
-            )
+            left, right = max(0, seen[0] - 2), min(len(counts), seen[-1] + 3)
+            axes.set_xlim(edges[n][left], edges[n][right])
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.set_title(titles[n], fontsize=8.5)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
 from egno_md.state import Molecule, State
@@ -73,7 +74,7 @@ def read(path: Path, sha256: str, molecule: Molecule) -> Restart:
             f"{path} is damaged: its checksum does not match, so the run cannot be continued "
             "(the frames can still be read)"
         )
-    tensors = safetensors.torch.load(content)
+    tensors = tensors_from_bytes(content)
     with safetensors.safe_open(path, framework="pt") as file:
         time_fs = float.fromhex(file.metadata()["time_fs"])
     state = State(

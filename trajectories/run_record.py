@@ -177,14 +177,8 @@ def record_run(
             dof = degrees_of_freedom or _freedom(segment, labels.get("config") or {})
             n_given = int(bool((segment.made_by[:, 0] == int(MadeBy.GIVEN)).all()))
             bins, problem = _bins(molecule, segment, reference)
-            counter = StatisticsCounter(
-                molecule,
-                bins,
-                n_replicas=n_replicas,
-                n_frames=max(1, n_frames - n_given),
-                frame_interval_fs=frame_interval_fs,
-                blocks_per_replica=-(-_MIN_BLOCKS // n_replicas),
-                degrees_of_freedom=dof,
+            counter = _counter(
+                molecule, bins, n_replicas, n_frames - n_given, frame_interval_fs, dof
             )
         temperatures.append(counter.element_temperatures(segment.velocities))
         skip = n_given if not scalars else 0
@@ -212,6 +206,26 @@ def record_run(
         statistics=_result(counter),
         reference_problem=problem,
         **labels,
+    )
+
+
+def _counter(
+    molecule: Molecule,
+    bins: Bins,
+    n_replicas: int,
+    n_frames: int,
+    frame_interval_fs: float,
+    degrees_of_freedom: int,
+) -> StatisticsCounter:
+    """A counter with enough blocks for the bootstrap, however few replicas there are."""
+    return StatisticsCounter(
+        molecule,
+        bins,
+        n_replicas=n_replicas,
+        n_frames=max(1, n_frames),
+        frame_interval_fs=frame_interval_fs,
+        blocks_per_replica=-(-_MIN_BLOCKS // n_replicas),
+        degrees_of_freedom=degrees_of_freedom,
     )
 
 

@@ -282,27 +282,8 @@ def sample_windows(
     )
 
     def make() -> dict[str, Tensor]:
-        parts: list[Windows] = []
-        begins = 0.0
-        for state, labels in _starts(potential, start, n_windows, temperatures_K, how, "windows"):
-            begins += how.interval_fs
-            segment = dynamics.advance(state)
-            parts.append(
-                Windows(
-                    start.molecule,
-                    state.positions,
-                    state.velocities,
-                    segment.times_fs - state.time_fs,
-                    segment.positions,
-                    segment.velocities,
-                    energies0=potential.energies(state),
-                    energies=segment.potential_energies,
-                    trajectory=labels,
-                    begins_fs=torch.full((state.n_replicas,), begins, dtype=torch.float64),
-                )
-            )
-        joined = Windows.join(parts).tensors()
-        return joined | {"trajectory": torch.cat([p.labels for p in parts])}
+        starts = _starts(potential, start, n_windows, temperatures_K, how, "windows")
+        return _followed(potential, dynamics, starts, how.interval_fs)
 
     config = _description(
         potential,
@@ -316,3 +297,32 @@ def sample_windows(
     )
     made = remember(cache, "windows", config, make)
     return Windows.from_tensors(made, f"{type(potential).__name__} windows")
+
+
+def _followed(
+    potential: Potential,
+    dynamics: VelocityVerlet,
+    starts: Iterator[tuple[State, Tensor]],
+    interval_fs: float,
+) -> dict[str, Tensor]:
+    """Integrate each start over the horizon; return all windows as named tensors."""
+    parts: list[Windows] = []
+    begins = 0.0
+    for state, labels in starts:
+        begins += interval_fs
+        segment = dynamics.advance(state)
+        parts.append(
+            Windows(
+                state.molecule,
+                state.positions,
+                state.velocities,
+                segment.times_fs - state.time_fs,
+                segment.positions,
+                segment.velocities,
+                energies0=potential.energies(state),
+                energies=segment.potential_energies,
+                trajectory=labels,
+                begins_fs=torch.full((state.n_replicas,), begins, dtype=torch.float64),
+            )
+        )
+    return Windows.join(parts).tensors() | {"trajectory": torch.cat([p.labels for p in parts])}

@@ -88,6 +88,13 @@ def graph_centres(positions: Tensor, graph: Tensor, n_graphs: int) -> Tensor:
     return (total / count.clamp(min=1.0)[:, None])[graph]
 
 
+def _check_sizes(least: int, **sizes: int) -> None:
+    """Refuse a size that is no integer or too small."""
+    for name, value in sizes.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
 class EGNO(nn.Module):
     """The published Equivariant Graph Neural Operator, weight-compatible."""
 
@@ -127,18 +134,9 @@ class EGNO(nn.Module):
             ValueError: if a size is not possible.
         """
         super().__init__()
-        given = {
-            "n_layers": (n_layers, 1),
-            "in_node_nf": (in_node_nf, 0),
-            "in_edge_nf": (in_edge_nf, 0),
-            "hidden_nf": (hidden_nf, 1),
-            "num_timesteps": (num_timesteps, 1),
-            "num_modes": (num_modes, 1),
-            "time_emb_dim": (time_emb_dim, 0),
-        }
-        for name, (value, least) in given.items():
-            if type(value) is not int or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        _check_sizes(1, n_layers=n_layers, hidden_nf=hidden_nf)
+        _check_sizes(1, num_timesteps=num_timesteps, num_modes=num_modes)
+        _check_sizes(0, in_node_nf=in_node_nf, in_edge_nf=in_edge_nf, time_emb_dim=time_emb_dim)
         self.n_layers, self.in_node_nf, self.in_edge_nf = n_layers, in_node_nf, in_edge_nf
         self.hidden_nf, self.with_v, self.flat, self.norm = hidden_nf, with_v, flat, norm
         self.use_time_conv, self.num_modes = use_time_conv, num_modes

@@ -126,6 +126,21 @@ class EdgeMessage(nn.Module):
         return out
 
 
+def _checked_elements(
+    elements: Sequence[int], reference_energies_eV: Sequence[float] | None
+) -> tuple[list[int], list[float]]:
+    """Elements and an energy for each, or an error that says what does not fit."""
+    known = [int(z) for z in elements]
+    if not known or len(set(known)) != len(known) or not set(known) <= set(range(1, 119)):
+        raise ValueError(f"elements must be different atomic numbers 1 to 118, got {known}")
+    references = [float(e) for e in reference_energies_eV or [0.0] * len(known)]
+    if len(references) != len(known):
+        raise ValueError(
+            f"{len(known)} elements need as many reference energies, got {len(references)}"
+        )
+    return known, references
+
+
 class ESCNMD(nn.Module):
     """Energy of flat graphs of atoms; differentiable twice and more in the positions."""
 
@@ -169,14 +184,7 @@ class ESCNMD(nn.Module):
             ValueError: for elements, reference energies or sizes that do not fit.
         """
         super().__init__()
-        known = [int(z) for z in elements]
-        if not known or len(set(known)) != len(known) or not set(known) <= set(range(1, 119)):
-            raise ValueError(f"elements must be different atomic numbers 1 to 118, got {known}")
-        references = [float(e) for e in reference_energies_eV or [0.0] * len(known)]
-        if len(references) != len(known):
-            raise ValueError(
-                f"{len(known)} elements need as many reference energies, got {len(references)}"
-            )
+        known, references = _checked_elements(elements, reference_energies_eV)
         self._architecture: dict[str, Any] = {
             "name": "escn-md",
             "elements": known,
@@ -207,27 +215,27 @@ class ESCNMD(nn.Module):
         self.radial_first = nn.Linear(n_radial, radial_hidden)
         self.radial_second = nn.Linear(radial_hidden, radial_hidden)
         self.edge_degree = nn.Linear(radial_hidden, (max_degree + 1) * channels)
-        self.message_norms, self.messages = nn.ModuleList(), nn.ModuleList()
-        self.atom_norms, self.atom_steps = nn.ModuleList(), nn.ModuleList()
-        for _ in range(n_layers):
-            self.message_norms.append(DegreeNorm(max_degree, channels))
-            self.messages.append(
-                EdgeMessage(
-                    max_degree,
-                    max_order,
-                    channels,
-                    hidden_channels,
-                    radial_hidden,
-                    mirror,
-                    typical_neighbours,
-                )
-            )
-            self.atom_norms.append(DegreeNorm(max_degree, channels))
-            self.atom_steps.append(DegreeGate(max_degree, channels, channels))
+        message = (max_degree, max_order, channels, hidden_channels, radial_hidden, mirror)
+        self._make_layers(n_layers, message, typical_neighbours)
         self.final_norm = DegreeNorm(max_degree, channels)
         self.readout = nn.Sequential(
             nn.Linear((max_degree + 1) * channels, channels), nn.SiLU(), nn.Linear(channels, 1)
         )
+
+    def _make_layers(
+        self,
+        n_layers: int,
+        message: tuple[int, int, int, int, int, bool],
+        typical_neighbours: float,
+    ) -> None:
+        degree, channels = self.max_degree, self.channels
+        self.message_norms, self.messages = nn.ModuleList(), nn.ModuleList()
+        self.atom_norms, self.atom_steps = nn.ModuleList(), nn.ModuleList()
+        for _ in range(n_layers):
+            self.message_norms.append(DegreeNorm(degree, channels))
+            self.messages.append(EdgeMessage(*message, typical_neighbours))
+            self.atom_norms.append(DegreeNorm(degree, channels))
+            self.atom_steps.append(DegreeGate(degree, channels, channels))
 
     def _make_tables(self, known: list[int], references: list[float]) -> None:
         rows = torch.full((_MAX_NUMBER + 1,), -1, dtype=torch.int64)

@@ -65,12 +65,7 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
         return training.batch(batches.indices(step))
 
     def validate(network: nn.Module) -> dict[str, float]:
-        measures = held_out_measures(network, validation)
-        score = (
-            config.force_weight * measures["force_mae_meV_per_A"]
-            + config.energy_weight * measures["energy_mae_meV_per_atom"]
-        )
-        return {"score": score, **measures}
+        return _scored(config, held_out_measures(network, validation))
 
     folder = work_folder(config)
     result = fit(
@@ -100,6 +95,12 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
         measures=measures,
     )
     return save_bundle(Path(config.out), card, model.state_dict())
+
+
+def _scored(config: TrainConfig, measures: dict[str, float]) -> dict[str, float]:
+    """Add the number that chooses the best weights, weighed as the loss is."""
+    forces = config.force_weight * measures["force_mae_meV_per_A"]
+    return {"score": forces + config.energy_weight * measures["energy_mae_meV_per_atom"]} | measures
 
 
 def make_network(

@@ -33,6 +33,7 @@ from egno_md.training.settings import FitSettings, learning_rate_at
 
 BatchT = TypeVar("BatchT")
 Measures = Mapping[str, float | Tensor]
+StoppedBy = Literal["steps", "cpu_minutes"]
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
@@ -66,7 +67,7 @@ class FitResult:
     best_measures: dict[str, float]
     cpu_seconds: float
     wall_seconds: float
-    stopped_by: Literal["steps", "cpu_minutes"]
+    stopped_by: StoppedBy
 
 
 @dataclass(slots=True)
@@ -99,6 +100,17 @@ class _Progress:
             "cpu_seconds": self.cpu_seconds,
             "wall_seconds": self.wall_seconds,
         }
+
+    def result(self, stopped_by: StoppedBy) -> FitResult:
+        return FitResult(
+            self.step,
+            self.best_step,
+            self.best_score,
+            self.best_measures,
+            self.cpu_seconds,
+            self.wall_seconds,
+            stopped_by,
+        )
 
     def take(self, notes: Mapping[str, Any]) -> None:
         self.step = int(notes["step"])
@@ -205,7 +217,7 @@ class _Fit(Generic[BatchT]):
         limit = self.settings.cpu_minutes
         return limit is not None and self.progress.cpu_seconds > 60.0 * limit
 
-    def go(self, interrupted: threading.Event, advance: Advance) -> str:
+    def go(self, interrupted: threading.Event, advance: Advance) -> StoppedBy:
         """Step to the end, the budget, or an interrupt; return why it ended."""
         settings, progress = self.settings, self.progress
         sums: dict[str, float] = {}
@@ -300,19 +312,10 @@ def fit(
         progress_bar(description, settings.steps, done) as advance,
     ):
         stopped_by = work.go(interrupted, advance)
-    progress = work.progress
-    if progress.best_step < 0:
+    if work.progress.best_step < 0:
         raise TrainingDiverged(f"no validation of {folder} gave a finite score")
     model.load_state_dict(load_best(folder))
-    return FitResult(
-        progress.step,
-        progress.best_step,
-        progress.best_score,
-        progress.best_measures,
-        progress.cpu_seconds,
-        progress.wall_seconds,
-        "steps" if stopped_by == "steps" else "cpu_minutes",
-    )
+    return work.progress.result(stopped_by)
 
 
 def load_best(folder: Path) -> dict[str, Tensor]:
