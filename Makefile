@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: demo test clean
+.PHONY: demo test test-slow clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -17,6 +17,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# The long ones, minutes: the demo's promises, more kills and bit flips, the wheel's content.
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
 
 # The stamps are newer than what they were made from, so a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt $(BIN)/pip

@@ -66,7 +66,6 @@ _EXTRAS: Final = (
 _TEST_EXTRAS: Final = (
     ("sgdml", "sgdml", "tests compare our sGDML evaluation with it"),
     ("pytest", "pytest", "tests"),
-    ("hypothesis", "hypothesis", "tests"),
 )
 
 
