@@ -7,6 +7,7 @@ metals and salts every nearest neighbour counts as bonded, which is harmless but
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import numpy as np
@@ -172,3 +173,33 @@ def bond_graph_distance(n_atoms: int, bonds: Tensor, cap: int) -> Tensor:
         distance[front > 0] = steps
         reached = reached | front
     return distance
+
+
+def constitution(numbers: Tensor, bonds: Tensor) -> str:
+    """Name which atoms are bonded to which, whatever their order: "C2H6O:5b0f3c1e".
+
+    The formula in Hill's order, and a hash of the bond graph after as many rounds of
+    Weisfeiler-Lehman refinement as there are atoms. Isomers differ, mirror images do not.
+
+    Args:
+        numbers: `(n_atoms,)` atomic numbers.
+        bonds: `(n_bonds, 2)` pairs of atoms.
+    """
+    from ase.data import chemical_symbols
+    from ase.formula import Formula
+
+    labels = [str(z) for z in numbers.tolist()]
+    neighbours: list[list[int]] = [[] for _ in labels]
+    for i, j in bonds.tolist():
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    for _ in labels:
+        around = [sorted(labels[j] for j in beside) for beside in neighbours]
+        pairs = zip(labels, around, strict=True)
+        labels = [_digest([mine, *theirs]) for mine, theirs in pairs]
+    formula = Formula.from_list([chemical_symbols[z] for z in numbers.tolist()])
+    return f"{formula.format('hill')}:{_digest(sorted(labels))}"
+
+
+def _digest(words: list[str]) -> str:
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]

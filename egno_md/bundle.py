@@ -29,6 +29,7 @@ from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from egno_md.bonds import constitution
 from egno_md.bundle_card import (
     FORMAT_VERSION,
     MAX_CARD_BYTES,
@@ -84,6 +85,12 @@ class Bundle:
     def name(self) -> str:
         """Name on the card."""
         return self.card.name
+
+    def was_trained_on(self, molecule: Molecule) -> bool | None:
+        """Whether a molecule is among the training molecules; None if these are not recorded."""
+        if not self.card.molecules:
+            return None
+        return constitution(molecule.numbers, molecule.bonds) in self.card.molecules
 
     def check_elements(self, molecule: Molecule) -> None:
         """Refuse a molecule with an element the model was not trained on.

@@ -60,6 +60,8 @@ class BundleCard(BaseModel):
     """Name and hyper-parameters of the network, as its `from_architecture` takes them."""
     elements: list[int] = Field(max_length=118)
     """Atomic numbers the model was trained on; empty if it is not tied to elements."""
+    molecules: list[str] = Field(default_factory=list, max_length=10_000)
+    """Constitutions of the training molecules, see `bonds.constitution`; empty: not recorded."""
     cutoff_A: float | None = Field(None, gt=0.0)
     """Reach of one graph layer, Å; None where every pair is seen."""
     horizon_fs: float | None = Field(None, gt=0.0)
@@ -190,6 +192,7 @@ def card_rows(card: BundleCard) -> list[tuple[str, str]]:
         ("kind", f"{card.kind} ({what})"),
         ("architecture", f"{card.architecture['name']}" + (f" ({hyper})" if hyper else "")),
         ("elements", symbols),
+        ("trained on", ", ".join(card.molecules) or "molecules not recorded"),
         ("cutoff", "every pair" if card.cutoff_A is None else f"{card.cutoff_A:g} Å"),
     ]
     if card.horizon_fs is not None:

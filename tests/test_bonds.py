@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from egno_md.bonds import bond_graph_distance, close_pairs, guess_bonds
+from egno_md.bonds import bond_graph_distance, close_pairs, constitution, guess_bonds
 
 
 def arrays(name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,3 +128,22 @@ def test_bond_counts_without_bonds_and_with_wrong_ones() -> None:
         bond_graph_distance(3, torch.tensor([[0, 3]]), 5)
     with pytest.raises(ValueError, match="cap"):
         bond_graph_distance(3, none, 0)
+
+
+class TestConstitution:
+    ETHANOL = torch.tensor([6, 6, 8, 1, 1, 1, 1, 1, 1])
+    BONDS = torch.tensor([[0, 1], [0, 2], [0, 3], [0, 4], [1, 5], [1, 6], [1, 7], [2, 8]])
+
+    def test_order_of_atoms_does_not_matter(self):
+        order = torch.tensor([8, 3, 1, 0, 2, 7, 6, 4, 5])
+        place = torch.argsort(order)
+        bonds = place[self.BONDS].sort(1).values
+        name = constitution(self.ETHANOL, self.BONDS)
+        assert name.startswith("C2H6O:")
+        assert constitution(self.ETHANOL[order], bonds) == name
+
+    def test_isomers_differ(self):
+        ether = torch.tensor([[0, 2], [1, 2], [0, 3], [0, 4], [0, 5], [1, 6], [1, 7], [1, 8]])
+        name = constitution(self.ETHANOL, ether)
+        assert name.startswith("C2H6O:")
+        assert name != constitution(self.ETHANOL, self.BONDS)

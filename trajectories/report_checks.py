@@ -16,6 +16,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
+from egno_md.bonds import constitution
 from egno_md.bundle import Bundle
 from egno_md.segment import MadeBy
 from egno_md.trajectories.comparison import Comparison, Difference, reference_bond_means
@@ -125,6 +126,7 @@ def all_checks(
     """
     found = [_makers(record), _frames(record), _bonds(record, reference)]
     found += _temperatures(record)
+    found.append(_trained_molecule(record, bundle))
     found.append(_trained_range(record, bundle))
     found.append(_energies(record))
     why = _why_not_compared(record, reference)
@@ -237,6 +239,17 @@ def _temperature(
             "only a longer run can tell."
         )
     return Check(name, Mark.PASS if worst <= limit else Mark.WARN, " · ".join(parts), allowed, note)
+
+
+def _trained_molecule(record: RunRecord, bundle: Bundle | None) -> Check:
+    name, allowed = "A molecule of the training data", "the same constitution"
+    known = None if bundle is None else bundle.was_trained_on(record.molecule)
+    if bundle is None or known is None:
+        why = "No network was used." if record.mode == "classical" else "No card names molecules."
+        return Check(name, Mark.NOT_CHECKED, "", allowed, why)
+    here = constitution(record.molecule.numbers, record.molecule.bonds)
+    note = "" if known else f"Trained on {', '.join(bundle.card.molecules)}."
+    return Check(name, Mark.PASS if known else Mark.WARN, here, allowed, note)
 
 
 def _trained_range(record: RunRecord, bundle: Bundle | None) -> Check:

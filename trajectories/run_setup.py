@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from egno_md.bonds import constitution
 from egno_md.bundle import Bundle, load_bundle
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.escn_potential import ESCNPotential
@@ -113,6 +114,16 @@ def temperature_warnings(config: RunConfig, models: RunModels) -> list[str]:
                 f"this run is at {config.temperature_K:g} K"
             )
     return said
+
+
+def molecule_warnings(models: RunModels, molecule: Molecule) -> list[str]:
+    """Say which bundles were not trained on the run's molecule."""
+    return [
+        f"bundle {bundle.name!r} was trained on {', '.join(bundle.card.molecules)} and not on "
+        f"{constitution(molecule.numbers, molecule.bonds)}: nothing it says here was tested"
+        for bundle in (models.learned, models.guard)
+        if bundle is not None and bundle.was_trained_on(molecule) is False
+    ]
 
 
 def start_state(config: RunConfig, structure: State) -> State:

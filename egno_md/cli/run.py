@@ -139,13 +139,17 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
         bond_reference,
         build_propagator,
         equilibrate,
+        molecule_warnings,
         start_state,
         temperature_warnings,
     )
 
     structure = read_structure(_structure_file(config))
     models.check(structure.molecule)
-    for line in temperature_warnings(config, models):
+    for line in [
+        *molecule_warnings(models, structure.molecule),
+        *temperature_warnings(config, models),
+    ]:
         print(f"egno-md: warning: {line}", file=sys.stderr)
     lengths = bond_reference(models, structure)
     start = start_state(config, structure)

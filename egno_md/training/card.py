@@ -49,6 +49,7 @@ def trained_card(
     command: str,
     *,
     model: Network,
+    molecules: Sequence[str],
     data: Data,
     test: Data,
     counts: Mapping[str, int],
@@ -63,6 +64,7 @@ def trained_card(
         config: the job.
         command: the command that asked for it.
         model: the trained network.
+        molecules: constitutions of what it was trained on; empty if there are too many to tell.
         data: the training data.
         test: the data of the measures.
         counts: how many frames or windows there were of each kind.
@@ -90,6 +92,7 @@ def trained_card(
         kind=config.kind,
         architecture=model.architecture(),
         elements=list(model.elements),
+        molecules=list(molecules),
         cutoff_A=model.cutoff_A,
         horizon_fs=horizon_fs,
         frame_interval_fs=frame_interval_fs,

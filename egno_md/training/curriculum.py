@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from egno_md.bonds import bond_graph_distance
+from egno_md.bonds import bond_graph_distance, constitution
 from egno_md.bundle import save_bundle
 from egno_md.config import TrainConfig
 from egno_md.data.cache import remember
@@ -114,6 +114,7 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
         config,
         command,
         model=model,
+        molecules=[constitution(molecule.numbers, molecule.bonds)],
         data=lesson.training,
         test=lesson.test,
         counts={

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from egno_md.bonds import constitution, guess_bonds
 from egno_md.bundle import save_bundle
 from egno_md.config import TrainConfig
+from egno_md.data.frames import LabelledFrames
 from egno_md.models.escn_md import ESCNMD
 from egno_md.training.card import trained_card
 from egno_md.training.force_matching import (
@@ -20,7 +22,7 @@ from egno_md.training.force_matching import (
 from egno_md.training.frame_graphs import EpochBatches, FrameBatch, FrameGraphs
 from egno_md.training.loop import fit
 from egno_md.training.settings import fit_settings
-from egno_md.training.sources import FrameSets, frame_sets, work_folder
+from egno_md.training.sources import FrameSets, frame_sets, start_structure, work_folder
 
 #: Options of the network that a job may set.
 ARCHITECTURE_OPTIONS = (
@@ -84,6 +86,7 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
         config,
         command,
         model=model,
+        molecules=_molecules(config, sets.training),
         data=sets.training,
         test=sets.test,
         counts={
@@ -95,6 +98,21 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
         measures=measures,
     )
     return save_bundle(Path(config.out), card, model.state_dict())
+
+
+def _molecules(config: TrainConfig, frames: LabelledFrames) -> list[str]:
+    """What the frames are of; nothing for cells, or where there are several compositions."""
+    if config.potential is not None and config.structure is not None:
+        molecule = start_structure(config.structure).molecule
+        return [constitution(molecule.numbers, molecule.bonds)]
+    sizes = frames.ptr.diff()
+    if frames.cell is not None or bool((sizes != sizes[0]).any()):
+        return []
+    n = int(sizes[0])
+    numbers = frames.numbers.view(-1, n)
+    if bool((numbers != numbers[0]).any()):
+        return []
+    return [constitution(numbers[0], guess_bonds(numbers[0], frames.positions[:n]))]
 
 
 def _scored(config: TrainConfig, measures: dict[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from egno_md.bundle import find_bundle, load_bundle
+from egno_md.cli import main
 from egno_md.data.frame_files import load_frames
 from egno_md.data.sgdml import SGDMLPotential
 from egno_md.data.structures import read_structure
@@ -17,6 +18,15 @@ from egno_md.state import State, kinetic_energy, maxwell_boltzmann
 from egno_md.testing.potential_checks import force_error, rotation_error
 from egno_md.units import KCAL_PER_MOL
 
+METHANOL = """6
+
+C -0.05 0.66 0.0
+O -0.05 -0.76 0.0
+H -1.09 0.98 0.0
+H 0.44 1.07 0.89
+H 0.44 1.07 -0.89
+H 0.87 -1.06 0.0
+"""
 EXAMPLE = Path(__file__).parents[2] / "egno_md" / "examples" / "ethanol.xyz"
 
 
@@ -87,3 +97,20 @@ def test_segments_are_reversible() -> None:
     end = fast.advance(state).last
     back = fast.advance(end.with_(velocities=-end.velocities)).last
     torch.testing.assert_close(back.positions, state.positions, rtol=0, atol=1e-10)
+
+
+def test_another_molecule_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "methanol.xyz").write_text(METHANOL)
+    words = ["run", str(tmp_path / "methanol.xyz"), "--out", str(tmp_path / "out")]
+    words += ["--n-replicas", "1", "--length-ps", "0.032", "--equilibration-ps", "0"]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    for name in ("ethanol-egno", "ethanol-escn"):
+        assert f"bundle '{name}' was trained on C2H6O:" in said
+    assert "A molecule of the training data" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_training_molecule_is_known_in_any_order() -> None:
+    molecule = ethanol(1).molecule
+    for name in ("ethanol-egno", "ethanol-escn"):
+        assert load_bundle(name).was_trained_on(molecule) is True

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from egno_md.bonds import constitution
 from egno_md.bundle import Bundle, BundleCard
 from egno_md.segment import Event, MadeBy, Segment
 from egno_md.state import Molecule, maxwell_boltzmann
@@ -97,12 +98,13 @@ def reference(molecule):
 
 
 @pytest.fixture(scope="module")
-def bundle(reference):
+def bundle(reference, molecule):
     card = BundleCard(
         name="methanol",
         kind="egno",
         architecture={"name": "egno"},
         elements=[1, 6, 8],
+        molecules=[constitution(molecule.numbers, molecule.bonds)],
         temperature_range_K=(200.0, 400.0),
         training={"cpu_seconds": 600.0, "command": "egno-md train <methanol>"},
         held_out={"force_mae": 0.1},
@@ -162,10 +164,10 @@ def test_a_good_run_passes_every_check(molecule, reference, bundle, tmp_path):
     run = record(segment(molecule), reference=reference)
     summary = report_on(run, tmp_path / "report.html", bundle=bundle, cost=cost)
     assert marks(summary) == dict.fromkeys(marks(summary), Mark.PASS)
-    assert len(summary.checks) == 9
+    assert len(summary.checks) == 10
     assert summary.mark is Mark.PASS
     words = read(summary).words
-    assert "All 9 checks that could be made passed." in words
+    assert "All 10 checks that could be made passed." in words
     # 8 CPU-seconds for 3.2 ps are 2.5 per ps against 5: 600 s of training pay after 240 ps.
     assert "paid back only after 240 ps" in words
     assert summary.ledger.cpu_speedup == pytest.approx(2.0)
@@ -241,7 +243,7 @@ def test_a_broken_bond_warns(molecule, reference, bundle, tmp_path):
     assert check.mark is Mark.WARN
     assert "O1-H5" in check.note
     assert summary.mark is Mark.WARN
-    assert "Do not trust this run yet: 1 of 9 checks warn" in read(summary).words
+    assert "Do not trust this run yet: 1 of 10 checks warn" in read(summary).words
 
 
 def test_frozen_hydrogens_warn_even_when_the_mean_is_right(molecule, tmp_path):
