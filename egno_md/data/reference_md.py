@@ -274,12 +274,7 @@ def sample_windows(
             f"the horizon of {horizon_fs} fs is not a multiple of the frame interval of "
             f"{frame_interval_fs} fs"
         )
-    dynamics = VelocityVerlet(
-        potential,
-        timestep_fs=timestep_fs,
-        frame_interval_fs=frame_interval_fs,
-        n_frames=n_frames,
-    )
+    dynamics = VelocityVerlet(potential, timestep_fs, frame_interval_fs, n_frames)
 
     def make() -> dict[str, Tensor]:
         starts = _starts(potential, start, n_windows, temperatures_K, how, "windows")

@@ -2,7 +2,7 @@
 
 A class is (lighter element, heavier element, number of bonds between the two, capped). Distances
 standardised per class vary by about one in every class, stiff bonds and soft contacts alike,
-which a network learns several times faster than raw distances.
+which suits a network better than raw distances, whose scales differ from pair to pair.
 """
 
 from __future__ import annotations

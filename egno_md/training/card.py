@@ -73,7 +73,6 @@ def trained_card(
         horizon_fs: length of a segment, of a propagator.
         frame_interval_fs: time between its frames.
     """
-    made = config.potential is not None
     training: dict[str, Any] = {
         "command": command,
         "data": ", ".join(names_only(data.source.split(", "))),
@@ -98,12 +97,17 @@ def trained_card(
         frame_interval_fs=frame_interval_fs,
         dtype=config.dtype,
         level_of_theory=config.level_of_theory,
-        temperature_range_K=(min(config.temperatures_K), max(config.temperatures_K))
-        if made
-        else None,
+        temperature_range_K=_temperatures(config),
         training=training,
         held_out=dict(measures),
         versions=package_versions(),
         citation=config.citation,
     )
     return BundleCard.model_validate(facts)
+
+
+def _temperatures(config: TrainConfig) -> tuple[float, float] | None:
+    """Lowest and highest temperature of data made on the spot; files do not say theirs."""
+    if config.potential is None:
+        return None
+    return min(config.temperatures_K), max(config.temperatures_K)

@@ -306,10 +306,9 @@ def fit(
     )
     if found:
         work.resume()
-    done = work.progress.step
     with (
         _postponed_interrupt() as interrupted,
-        progress_bar(description, settings.steps, done) as advance,
+        progress_bar(description, settings.steps, work.progress.step) as advance,
     ):
         stopped_by = work.go(interrupted, advance)
     if work.progress.best_step < 0:

@@ -86,7 +86,7 @@ def test_segments_conserve_the_potential_s_energy() -> None:
         return guard.energies(s) + kinetic_energy(s.molecule, s.velocities)
 
     change = total(fast.advance(state).last) - total(state)
-    # A network that froze the hydrogens would lose about 0.3 eV, see the propagator's notes.
+    # About one k_B T at 300 K for the whole molecule, and none beyond the default limit.
     assert float(change.abs().mean()) < 0.03
     assert float(change.abs().max()) < 0.1
 
