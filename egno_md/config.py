@@ -239,6 +239,9 @@ class TrainConfig(Job):
     """Number type of the weights."""
     n_threads: int = Field(2, ge=1, le=1024)
     """CPU threads; another number gives other last digits."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile forces before training (egno), 2.5 times faster after about a minute; auto: go on
+    without where that fails, and say why; never: for short trainings."""
     resume: bool = False
     """Go on from the last checkpoint in the work folder."""
 
@@ -261,3 +264,51 @@ class TrainConfig(Job):
                 f"{len(self.chain_learning_rates)} and {len(self.chain_scales)}"
             )
         return self
+
+
+BenchmarkName = Literal[
+    "nbody", "mocap", "md17-sgdml", "adk", "claims", "step", "propagators", "rollouts", "cost"
+]
+
+
+class BenchmarkConfig(Job):
+    """Measure one table: train its rows, or take shipped bundles, and test them."""
+
+    verb: ClassVar[str] = "benchmark"
+    positional: ClassVar[str | None] = "name"
+
+    name: BenchmarkName
+    """nbody, mocap, md17-sgdml, adk: the paper's tables; claims: its claims; step: cost of a
+    training step; propagators: propagators of equal training cost; rollouts: long runs of
+    bundles; cost: processor time per picosecond."""
+    data: str | None = None
+    """File or folder of the data; none: what the benchmark can make itself, or an error that
+    says what it needs."""
+    rows: tuple[str, ...] = ()
+    """Rows of the table; none: all."""
+    molecules: tuple[str, ...] = ()
+    """Molecules, where the benchmark has several; none: all."""
+    bundles: tuple[str, ...] = ()
+    """Bundles to measure (rollouts, cost); none: the packaged ones."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds; each is a training of its own."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training data; none: as the benchmark's caption says."""
+    cpu_minutes: float | None = Field(None, gt=0.0)
+    """Stop each training after this much processor time; none: no limit."""
+    length_ps: float | None = Field(None, gt=0.0)
+    """Length of each replica's run (rollouts); none: as the caption says, ps."""
+    n_replicas: int | None = Field(None, ge=1, le=1_000_000)
+    """Replicas (rollouts, cost); none: as the caption says."""
+    temperature_K: float = Field(300.0, gt=0.0, le=1e5)
+    """Temperature of the runs (rollouts, cost), K."""
+    friction_per_ps: float = Field(10.0, gt=0.0, le=1e4)
+    """Friction of the thermostat (rollouts), 1/ps."""
+    out: str = "benchmarks"
+    """Folder for trainings and tables: OUT/NAME."""
+    resume: bool = False
+    """Go on with unfinished trainings found there, and take the finished ones as they are."""
+    device: str = "cpu"
+    """Where the networks run: cpu, cuda, cuda:1, ..."""
+    n_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads."""

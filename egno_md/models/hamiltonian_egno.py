@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.models.pair_classes import PairClass, PairGraph
 from egno_md.units import ACCELERATION_PER_FORCE
 
@@ -159,6 +160,7 @@ class HamiltonianEGNO(nn.Module):
             _GraphLayer(n_hidden, n_vectors, n_radial, n_classes, first=index == 0)
             for index in range(n_layers)
         )
+        self.compiled: CompiledGradient | None = None
         to_modes = nn.Linear(n_hidden, n_modes)
         self.readout = nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.SiLU(), to_modes)
         # eV per unit of the standardised distance, its square, cube and fourth power.
@@ -223,6 +225,10 @@ class HamiltonianEGNO(nn.Module):
         on_atoms: Tensor = self.readout(h).sum(0)
         return 0.1 * on_atoms + pairwise
 
+    def forward(self, positions: Tensor, *graph: Tensor) -> Tensor:
+        """Return the potentials, with the graph as plain tensors in the order of its fields."""
+        return self.potentials(positions, PairGraph(*graph))
+
     def stage_weights(self, stage: int) -> Tensor:
         """Return cos(2 pi m t / T) for every mode at a stage's time, `(n_modes,)`."""
         angle = 2 * math.pi * stage / self.n_stages
@@ -239,9 +245,14 @@ class HamiltonianEGNO(nn.Module):
         Returns:
             `(n_replicas, n_atoms, 3)`, eV/Å; differentiable when the module is training.
         """
+        weights = self.stage_weights(stage).to(positions)
+        if self.compiled is not None:
+            with torch.set_grad_enabled(self.training):
+                found = self.compiled(self, positions, graph.tensors(), weights)
+            if found is not None:
+                return -found
         with torch.enable_grad():
             x = positions if positions.requires_grad else positions.detach().requires_grad_(True)
-            weights = self.stage_weights(stage).to(x)
             energy = (self.potentials(x, graph) * weights).sum()
             (gradient,) = torch.autograd.grad(energy, x, create_graph=self.training)
         return -gradient

@@ -32,6 +32,10 @@ class PairGraph:
     pair_class: Tensor
     masses: Tensor
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the fields in order."""
+        return self.element_index, self.pairs, self.pair_class, self.masses
+
 
 def class_of_pairs(numbers: Tensor, bond_distance: Tensor) -> tuple[Tensor, list[PairClass]]:
     """Name the class of every pair of atoms.

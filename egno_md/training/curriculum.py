@@ -21,6 +21,7 @@ from egno_md.data.cache import remember
 from egno_md.data.progress import progress_bar
 from egno_md.data.reference_md import sample_windows
 from egno_md.data.windows import Windows
+from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import PairGraph, distance_statistics
 from egno_md.propagators.learned import molecule_graph
@@ -94,6 +95,8 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
     lesson = read_lesson(config)
     molecule = lesson.training.molecule
     model = make_network(config, lesson.training)
+    if config.compile != "never":
+        model.compiled = CompiledGradient(strict=config.compile == "always")
     graph, own = molecule_graph(molecule, model), model.distance_mean.dtype
     results: list[FitResult] = []
     for number, (chain, steps, rate, scale) in enumerate(stages):

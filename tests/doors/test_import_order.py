@@ -31,11 +31,13 @@ BESIDE = {
     "data": {"data", *LINE[: LINE.index("propagators") + 1]},
     "training": {"data", "training", *LINE[: LINE.index("propagators") + 1]},
     "testing": {"testing", "bundle", "config", *LINE[: LINE.index("models") + 1]},
+    "benchmarks": {"benchmarks", "data", "training", "testing", *LINE[: LINE.index("cli")]},
 }
 MAY_IMPORT_BESIDE = {
-    "data": {"data", "training", "cli"},
-    "training": {"training", "cli"},
-    "testing": {"testing", "cli"},
+    "data": {"data", "training", "benchmarks", "cli"},
+    "training": {"training", "benchmarks", "cli"},
+    "testing": {"testing", "benchmarks", "cli"},
+    "benchmarks": {"benchmarks", "cli"},
 }
 # Loaded by `import egno_md`, `egno-md --help` and a verb's `--help`: must not bring torch.
 LIGHT = {"__init__", "__main__", "job", "config", "bundle_card", "cli", "units"}

@@ -1,0 +1,1 @@
+"""The tables of the README and the docs, one file per benchmark."""

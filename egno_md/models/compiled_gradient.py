@@ -1,0 +1,103 @@
+"""The gradient of learned potentials as one compiled function.
+
+Training on forces differentiates twice. `torch.compile` cannot look through the inner
+derivative, so it is traced first: potentials and their gradient become one plain graph of tensor
+operations, which is compiled like any other and differentiated once more by the training.
+A graph belongs to one shape of its inputs; each new shape costs about a minute of compiling.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Gradient = Callable[..., Tensor]
+
+_LOG = logging.getLogger(__name__)
+
+
+class CompiledGradient:
+    """Gradient of `sum((model(positions, *constants) * weights))` with respect to positions.
+
+    Holds no weights: one object serves a model and its running average.
+    """
+
+    def __init__(self, *, strict: bool = False, backend: str = "inductor") -> None:
+        """Make an empty store of compiled functions.
+
+        Args:
+            strict: raise where compiling fails; else log why once and compute without.
+            backend: backend of `torch.compile`.
+        """
+        self.strict, self.backend = strict, backend
+        self._made: dict[tuple[Any, ...], Gradient] = {}
+        self.failure: str | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledGradient:
+        """Copies of a model share what was compiled."""
+        return self
+
+    def __call__(
+        self, model: nn.Module, positions: Tensor, constants: tuple[Tensor, ...], weights: Tensor
+    ) -> Tensor | None:
+        """Return the gradient, or None where it cannot be compiled.
+
+        Args:
+            model: `model(positions, *constants)` gives `(n_replicas, n_modes)`.
+            positions: `(n_replicas, n_atoms, 3)`, Å.
+            constants: further tensors that the model takes.
+            weights: `(n_modes,)`.
+
+        Raises:
+            RuntimeError: if compiling fails and the object is strict.
+        """
+        if self.failure is not None:
+            return None
+        tensors = [*model.parameters(), *model.buffers()]
+        inputs = (tensors, positions, constants, weights)
+        key = (
+            tuple(positions.shape),
+            positions.dtype,
+            positions.device,
+            tuple(tuple(t.shape) for t in constants),
+            torch.is_grad_enabled(),
+        )
+        if key in self._made:
+            return self._made[key](*inputs)
+        try:
+            traced = make_fx(_gradient_of(model))(*inputs)
+            compiled: Gradient = torch.compile(traced, backend=self.backend, dynamic=False)
+            result = compiled(*inputs)
+        except RuntimeError as why:
+            if self.strict:
+                raise
+            self.failure = str(why).splitlines()[0]
+            _LOG.warning("going on without compiled forces: %s", self.failure)
+            return None
+        self._made[key] = compiled
+        return result
+
+
+def _gradient_of(model: nn.Module) -> Gradient:
+    """A function of all tensors that gives the gradient with respect to the positions."""
+    names = [name for name, _ in model.named_parameters()]
+    names += [name for name, _ in model.named_buffers()]
+
+    def gradient(
+        tensors: list[Tensor], positions: Tensor, constants: tuple[Tensor, ...], weights: Tensor
+    ) -> Tensor:
+        own = dict(zip(names, tensors, strict=True))
+
+        def energy(x: Tensor) -> Tensor:
+            values: Tensor = torch.func.functional_call(model, own, (x, *constants))
+            return (values * weights).sum()
+
+        found: Tensor = torch.func.grad(energy)(positions)
+        return found
+
+    return gradient
