@@ -9,6 +9,7 @@ A graph belongs to one shape of its inputs; each new shape costs about a minute 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -70,9 +71,12 @@ class CompiledGradient:
         if key in self._made:
             return self._made[key](*inputs)
         try:
-            traced = make_fx(_gradient_of(model))(*inputs)
-            compiled: Gradient = torch.compile(traced, backend=self.backend, dynamic=False)
-            result = compiled(*inputs)
+            with warnings.catch_warnings():
+                # Of the compiler's own making: it loads parts of torch that torch deprecates.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                traced = make_fx(_gradient_of(model))(*inputs)
+                compiled: Gradient = torch.compile(traced, backend=self.backend, dynamic=False)
+                result = compiled(*inputs)
         except RuntimeError as why:
             if self.strict:
                 raise

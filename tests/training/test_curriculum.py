@@ -82,6 +82,7 @@ def job(data: Path, folder: Path, **changes: object) -> TrainConfig:
             "n_vectors": 2,
             "n_layers": 1,
             "batch_size": 16,
+            "compile": "never",
             "ema_decay": 0.9,
             "warmup_steps": 5,
             "validate_every": 20,
