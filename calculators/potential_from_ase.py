@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
+from ase.calculators.calculator import BaseCalculator, get_calculator_class
 from torch import Tensor
 
 from egno_md.roles import EnergyForces
@@ -22,16 +24,39 @@ class ASEPotential:
     systems periodic in all directions if the calculator has stress.
     """
 
-    def __init__(self, calculator: BaseCalculator) -> None:
+    def __init__(
+        self, calculator: BaseCalculator, another: Callable[[], BaseCalculator] | None = None
+    ) -> None:
         """Wrap a calculator.
 
         Args:
             calculator: set up as for any ASE job; charge and spin are its own matter.
+            another: makes one more like it: each replica then has its own, which keeps its
+                neighbour list from one step to the next. None: all replicas share the one.
         """
         self.calculator = calculator
+        self._another, self._calculators = another, [calculator]
         known = set(getattr(calculator, "implemented_properties", ()))
         self._consistent = "free_energy" in known
         self._stress = "stress" in known
+
+    @classmethod
+    def named(cls, name: str) -> ASEPotential:
+        """Wrap a calculator that ASE knows by name, with its default settings.
+
+        Args:
+            name: for example `emt`, `lj`.
+
+        Raises:
+            ValueError: if ASE does not know it, or it cannot be made without settings.
+        """
+        try:
+            if not name.isidentifier():
+                raise ValueError("not the name of a calculator")
+            make = get_calculator_class(name)  # type: ignore[no-untyped-call]
+            return cls(make(), make)
+        except Exception as error:  # calculators raise whatever their setting up meets
+            raise ValueError(f"ase:{name} cannot be opened: {error}") from error
 
     def evaluate(self, state: State) -> EnergyForces:
         """Return energies, forces and where possible virials of every replica.
@@ -91,8 +116,16 @@ class ASEPotential:
             masses=state.molecule.masses.cpu().numpy(),
             cell=cell,
             pbc=state.molecule.pbc,
-            calculator=self.calculator,
+            calculator=self._of_replica(replica),
         )
+
+    def _of_replica(self, replica: int) -> BaseCalculator:
+        """Return the calculator of a replica."""
+        if self._another is None:
+            return self.calculator
+        while len(self._calculators) <= replica:
+            self._calculators.append(self._another())
+        return self._calculators[replica]
 
     def _energy(self, atoms: Atoms) -> float:
         consistent = self._consistent

@@ -130,7 +130,8 @@ class TrainConfig(Job):
     energy_unit: Literal["eV", "kcal/mol"] | None = None
     """Energy unit of npz files that do not say it themselves."""
     potential: str | None = None
-    """Potential that makes data on the spot: sgdml:FILE, or an eSCN bundle by name or path."""
+    """Potential that makes data on the spot: sgdml:FILE, openmm:amber14 (any force field of OpenMM;
+    the structure is then a PDB file), ase:emt (any calculator of ASE), or an eSCN bundle."""
     structure: str | None = None
     """Structure file (xyz, pdb, ...) from which the potential's dynamics starts."""
     n_samples: int = Field(10_000, ge=1)

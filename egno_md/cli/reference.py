@@ -34,8 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--potential",
         required=True,
-        metavar="sgdml:FILE|escn:BUNDLE",
-        help="makes the forces: an sGDML model file, or an eSCN bundle by name or folder",
+        metavar="sgdml:FILE|openmm:FORCEFIELD|escn:BUNDLE",
+        help="makes the forces: an sGDML model file, a force field of OpenMM (amber14; the start "
+        "is then a PDB file), or an eSCN bundle by name or folder",
     )
     parser.add_argument(
         "--start", metavar="FILE", help="structure to start from (default: the ethanol example)"
@@ -75,9 +76,10 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"--n-threads must be at least 1, got {options.n_threads}")
     plan = ReferencePlan(**{name: getattr(options, name) for name, _, _ in _NUMBERS})
     bundle = load_bundle(options.bundle)
-    start = start_structure(options.start or _example())
+    structure = options.start or _example()
+    start = start_structure(structure)
     bundle.check_elements(start.molecule)
-    potential = open_potential(options.potential.removeprefix("escn:"))
+    potential = open_potential(options.potential.removeprefix("escn:"), structure)
     torch.set_num_threads(options.n_threads)
     text = _description(options)
     with progress_bar("reference frames", plan.total_frames) as advance:

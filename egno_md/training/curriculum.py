@@ -159,7 +159,8 @@ def read_lesson(config: TrainConfig) -> Lesson:
     """
     if config.potential is None or config.structure is None:
         return Lesson(*windows_from_files(config), None, None)
-    potential, start = open_potential(config.potential), start_structure(config.structure)
+    potential = open_potential(config.potential, config.structure)
+    start = start_structure(config.structure)
     cache = work_folder(config) / "data"
     training, validation, test = (
         sample_windows(

@@ -33,20 +33,37 @@ class FrameSets:
     test: LabelledFrames
 
 
-def open_potential(name: str) -> Potential:
+#: What a potential may be called.
+_SCHEMES = ("sgdml", "openmm", "ase")
+
+
+def open_potential(name: str, structure: str | None = None) -> Potential:
     """Open a potential by name.
 
     Args:
-        name: `sgdml:FILE`, or an eSCN bundle by its packaged name or path.
+        name: `sgdml:FILE`; `openmm:FORCEFIELD`, such as `openmm:amber14`, for the structure;
+            `ase:CALCULATOR`, such as `ase:emt`; or an eSCN bundle by its packaged name or path.
+        structure: the structure file that it will be asked about.
 
     Raises:
         FileNotFoundError: if there is no such file or bundle.
-        ValueError: if it is of another kind.
+        ValueError: if it is of another kind, or does not suit the structure.
     """
-    if name.startswith("sgdml:"):
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme == "sgdml":
         from egno_md.data.sgdml import SGDMLPotential
 
-        return SGDMLPotential.from_npz(name.removeprefix("sgdml:"))
+        return SGDMLPotential.from_npz(rest)
+    if colon and scheme == "openmm":
+        from egno_md.calculators.potential_from_openmm import OpenMMPotential
+
+        if structure is None:
+            raise ValueError(f"{name} needs a structure file whose atoms it is for")
+        return OpenMMPotential.from_structure(rest, structure)
+    if colon and scheme == "ase":
+        from egno_md.calculators.potential_from_ase import ASEPotential
+
+        return ASEPotential.named(rest)
     from egno_md.propagators.escn_potential import ESCNPotential
 
     return ESCNPotential.from_bundle(name)
@@ -126,7 +143,8 @@ def frame_sets(config: TrainConfig) -> FrameSets:
         ValueError: if a file is not of labelled frames, or there is too little data.
     """
     if config.potential is not None and config.structure is not None:
-        potential, start = open_potential(config.potential), start_structure(config.structure)
+        potential = open_potential(config.potential, config.structure)
+        start = start_structure(config.structure)
         cache = work_folder(config) / "data"
         made = [
             sample_frames(
@@ -194,6 +212,6 @@ def _name_only(word: str) -> str:
         return word
     head, equals, tail = word.partition("=") if word.startswith("--") else ("", "", word)
     scheme, colon, rest = tail.partition(":")
-    if colon and scheme == "sgdml":
+    if colon and scheme in _SCHEMES:
         return f"{head}{equals}{scheme}:{Path(rest).name}"
     return f"{head}{equals}{Path(tail).name if '/' in tail and tail != 'kcal/mol' else tail}"

@@ -135,3 +135,16 @@ def test_float32_states_get_float32_forces() -> None:
     state = replicas(molecule("H2O"), 1)
     narrow = State.at_rest(state.molecule, state.positions.float())
     assert ASEPotential(EMT()).evaluate(narrow).forces.dtype == torch.float32
+
+
+def test_named_calculators_keep_one_per_replica() -> None:
+    state = replicas(bulk("Cu", cubic=True), 3)
+    named = ASEPotential.named("emt")
+    one, other = named.evaluate(state), ASEPotential(EMT()).evaluate(state)
+    torch.testing.assert_close(one.forces, other.forces, rtol=0, atol=1e-12)
+    moved = state.with_(positions=state.positions + 0.3)
+    again = named.evaluate(moved.replica([1]))
+    torch.testing.assert_close(again.energy, named.energies(moved)[1:2], rtol=0, atol=1e-12)
+    for name in ("nothing", "a/b", ""):
+        with pytest.raises(ValueError, match="cannot be opened"):
+            ASEPotential.named(name)
