@@ -66,20 +66,29 @@ class _GraphLayer(nn.Module):
         )
 
     def forward(
-        self, h: Tensor, vectors: Tensor | None, radial: Tensor, along: Tensor, graph: PairGraph
+        self,
+        h: Tensor,
+        vectors: Tensor | None,
+        radial: Tensor,
+        envelope: Tensor,
+        along: Tensor,
+        graph: PairGraph,
     ) -> tuple[Tensor, Tensor]:
         """Update scalars `(n, r, F)` and vectors `(n, r, 3, C)`.
 
         Args:
             h: scalars.
             vectors: vectors, None before the first layer.
-            radial: `(p, r, K)` radial features, the envelope included as the last one.
+            radial: `(p, r, K)` radial features, or what `_spread_by_class` makes of them.
+            envelope: `(p, r, 1)`, zero from the cutoff on.
             along: `(p, r, 3, 1)` unit vectors from atom i to atom j.
             graph: pairs and their classes.
         """
         i, j = graph.pairs[0], graph.pairs[1]
-        features, envelope = radial[..., :-1], radial[..., -1:]
-        before = torch.bmm(features, self.radial[graph.pair_class])
+        if graph.shifts is None:
+            before = torch.bmm(radial, self.radial[graph.pair_class])
+        else:
+            before = radial @ self.radial.flatten(0, 1)
         to_i = before + self.receive(h)[i] + self.send(h)[j]
         to_j = before + self.receive(h)[j] + self.send(h)[i]
         if vectors is not None and self.project is not None:
@@ -97,6 +106,25 @@ class _GraphLayer(nn.Module):
         vectors = vectors.index_add(0, i, push_i).index_add(0, j, push_j, alpha=-1.0)
         size = vectors.square().sum(-2)
         return h + self.update(torch.cat([h, gathered, size], -1)), vectors
+
+
+def _spread_by_class(features: Tensor, graph: PairGraph, n_classes: int) -> Tensor:
+    """Move each pair's features to its class's place in a row that is zero elsewhere.
+
+    One product with the weights of all classes then serves all pairs. With replicas on their
+    own axis a gather of weights per pair is cheaper; in one large graph this is.
+
+    Args:
+        features: `(p, r, K)`.
+        graph: gives the classes.
+        n_classes: number of classes.
+
+    Returns:
+        `(p, r, n_classes * K)`.
+    """
+    rows = torch.arange(n_classes, device=features.device)
+    mine = (graph.pair_class[:, None] == rows).to(features)
+    return (mine[:, None, :, None] * features[:, :, None]).flatten(2)
 
 
 class HamiltonianEGNO(nn.Module):
@@ -198,7 +226,8 @@ class HamiltonianEGNO(nn.Module):
 
         Args:
             positions: `(n_replicas, n_atoms, 3)`, Å.
-            graph: the molecule's pairs.
+            graph: the molecule's pairs, or those of many replicas in one graph, which then
+                count as one replica.
 
         Returns:
             `(n_replicas, n_modes)`, eV.
@@ -206,6 +235,8 @@ class HamiltonianEGNO(nn.Module):
         x = positions.transpose(0, 1)
         i, j = graph.pairs[0], graph.pairs[1]
         apart = x[j] - x[i]
+        if graph.shifts is not None:
+            apart = apart + graph.shifts.to(x)[:, None]
         distance = apart.square().sum(-1, keepdim=True).sqrt()
         envelope = smooth_cutoff(distance, self.cutoff_A)
         c = graph.pair_class
@@ -213,13 +244,15 @@ class HamiltonianEGNO(nn.Module):
         # Far outside the training data the features stay bounded.
         bounded = z / (1 + (z / 8).square()).sqrt()
         gaussians = torch.exp(-0.5 * ((bounded - self.centres) / 0.8).square())
-        radial = torch.cat([bounded, 0.2 * bounded.square(), gaussians, envelope], -1)
+        radial = torch.cat([bounded, 0.2 * bounded.square(), gaussians], -1)
+        if graph.shifts is not None:
+            radial = _spread_by_class(radial, graph, len(self.classes))
         along = (apart / distance)[..., None]
         n, r = x.shape[0], x.shape[1]
         h = self.embedding[graph.element_index][:, None].expand(n, r, self.n_hidden)
         vectors = None
         for layer in self.layers:
-            h, vectors = layer(h, vectors, radial, along, graph)
+            h, vectors = layer(h, vectors, radial, envelope, along, graph)
         powers = torch.cat([bounded, bounded**2, bounded**3, bounded**4], -1)
         pairwise = (torch.bmm(powers, self.pair_terms[c]) * envelope).sum(0)
         on_atoms: Tensor = self.readout(h).sum(0)

@@ -18,23 +18,31 @@ PairClass = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairGraph:
-    """The pairs of one molecule, ready for a network.
+    """The pairs of one molecule, or of many replicas in one graph, ready for a network.
 
     Attributes:
         element_index: `(n_atoms,)` int64, row of each atom in the network's list of elements.
-        pairs: `(2, n_pairs)` int64, atoms `i < j`.
+        pairs: `(2, n_pairs)` int64, atoms `i` and `j`, each pair once.
         pair_class: `(n_pairs,)` int64, row of each pair in the network's list of classes.
         masses: `(n_atoms,)` float64, amu.
+        shifts: `(n_pairs, 3)` float64, Å, added to the place of atom j to get the image that
+            atom i sees; None where there are no images and all pairs are listed.
     """
 
     element_index: Tensor
     pairs: Tensor
     pair_class: Tensor
     masses: Tensor
+    shifts: Tensor | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return the fields in order."""
-        return self.element_index, self.pairs, self.pair_class, self.masses
+        """Return the fields in order, without shifts where there are none."""
+        fields = (self.element_index, self.pairs, self.pair_class, self.masses)
+        return fields if self.shifts is None else (*fields, self.shifts)
+
+    def to(self, device: str | torch.device) -> PairGraph:
+        """Return the same graph on a device."""
+        return PairGraph(*(field.to(device) for field in self.tensors()))
 
 
 def class_of_pairs(numbers: Tensor, bond_distance: Tensor) -> tuple[Tensor, list[PairClass]]:
