@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from egno_md.job import Job as Job
 from egno_md.job import make_job as make_job
@@ -129,13 +129,19 @@ class TrainConfig(Job):
     only); auto: trajectories where there are at least 10, blocks otherwise."""
     energy_unit: Literal["eV", "kcal/mol"] | None = None
     """Energy unit of npz files that do not say it themselves."""
-    potential: str | None = None
+    potential: tuple[str, ...] = ()
     """Potential that makes data on the spot: sgdml:FILE, openmm:amber14 (any force field of OpenMM;
-    the structure is then a PDB file), ase:emt (any calculator of ASE), or an eSCN bundle."""
-    structure: str | None = None
-    """Structure file (xyz, pdb, ...) from which the potential's dynamics starts."""
+    the structure is then a PDB file), ase:emt (any calculator of ASE), or an eSCN bundle. Several
+    (egno): one for each structure, to learn from all of them."""
+    structure: tuple[str, ...] = ()
+    """Structure files (xyz, pdb, ...) from which the potentials' dynamics start."""
+    test_potential: tuple[str, ...] = ()
+    """Potentials of further molecules (egno), on which the network is measured at the end; it
+    never learns from them."""
+    test_structure: tuple[str, ...] = ()
+    """Structure files of those molecules."""
     n_samples: int = Field(10_000, ge=1)
-    """Training frames or windows to make with the potential."""
+    """Training frames or windows to make with each potential."""
     n_validation: int = Field(1000, ge=1)
     """Validation frames or windows to make, from dynamics of their own."""
     n_test: int = Field(1000, ge=1)
@@ -144,6 +150,10 @@ class TrainConfig(Job):
     """Temperatures of the dynamics that makes data, K."""
     sampling_interval_fs: float = Field(20.0, gt=0.0)
     """Dynamics between two samples of one replica, fs."""
+    sampling_timestep_fs: float = Field(1.0, gt=0.0, le=20.0)
+    """Time step of that dynamics, fs."""
+    sampling_replicas: int = Field(32, ge=1)
+    """Replicas that move together at each temperature."""
     equilibration_fs: float = Field(1000.0, ge=0.0)
     """Dynamics before the first sample, fs."""
     horizon_fs: float = Field(16.0, gt=0.0)
@@ -246,15 +256,27 @@ class TrainConfig(Job):
     resume: bool = False
     """Go on from the last checkpoint in the work folder."""
 
+    @field_validator("potential", "structure", "test_potential", "test_structure", mode="before")
+    @classmethod
+    def _one_or_more(cls, given: object) -> object:
+        """Take one name without brackets around it."""
+        return (given,) if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if bool(self.data) == (self.potential is not None):
+        if bool(self.data) == bool(self.potential):
             raise ValueError(
                 "give either data (files to learn from) or a potential that makes data, "
                 + ("not both" if self.data else "one is needed")
             )
-        if self.potential is not None and self.structure is None:
+        if self.potential and not self.structure:
             raise ValueError("a potential that makes data needs a structure file to start from")
+        for names, files in (("potential", "structure"), ("test_potential", "test_structure")):
+            n, m = len(getattr(self, names)), len(getattr(self, files))
+            if n != m and not (names == "potential" and n == 0):
+                raise ValueError(f"{names} and {files} go together, got {n} and {m}")
+        if self.kind == "escn" and len(self.potential) > 1:
+            raise ValueError("an eSCN potential learns from one potential; give one, or files")
         lengths = {len(self.chain), len(self.chain_steps), len(self.chain_learning_rates)}
         if self.chain_scales:
             lengths.add(len(self.chain_scales))
@@ -291,6 +313,11 @@ class BenchmarkConfig(Job):
     """Molecules, where the benchmark has several; none: all."""
     bundles: tuple[str, ...] = ()
     """Bundles to measure (rollouts, cost); none: the packaged ones."""
+    potentials: tuple[str, ...] = ()
+    """True potential of each bundle (rollouts), as for training: sgdml:FILE, openmm:FORCEFIELD,
+    or a bundle; none: as the bundle's card says, its file looked for in the data folder."""
+    structures: tuple[str, ...] = ()
+    """Structure file that each bundle starts from (rollouts, cost); none: as its card says."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds; each is a training of its own."""
     epochs: int | None = Field(None, ge=1)
@@ -305,6 +332,9 @@ class BenchmarkConfig(Job):
     """Temperature of the runs (rollouts, cost), K."""
     friction_per_ps: float = Field(10.0, gt=0.0, le=1e4)
     """Friction of the thermostat (rollouts), 1/ps."""
+    reference_ps: float | None = Field(None, gt=0.0)
+    """Length of each replica of the classical dynamics that long runs are held against
+    (rollouts); none: as the caption says, ps."""
     out: str = "benchmarks"
     """Folder for trainings and tables: OUT/NAME."""
     resume: bool = False

@@ -22,7 +22,7 @@ from egno_md.data.progress import progress_bar
 from egno_md.data.windows import Windows
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.roles import Potential
-from egno_md.state import Molecule, State, maxwell_boltzmann
+from egno_md.state import State, maxwell_boltzmann
 
 #: A bond longer than this times its length in the start geometry has broken.
 _TORN = 1.6
@@ -72,6 +72,7 @@ class _Chains:
     temperature_K: float
     generator: torch.Generator
     bonds: Tensor
+    images_A: Tensor
     limits_A: Tensor
     n_torn: int = 0
 
@@ -84,8 +85,9 @@ class _Chains:
                 self._replace(torn)
 
     def _torn(self) -> Tensor:
-        ends = self.state.positions[:, self.bonds]
-        lengths = torch.linalg.vector_norm(ends[:, :, 0] - ends[:, :, 1], dim=-1)
+        i, j = self.bonds.T
+        apart = self.state.positions[:, j] - self.state.positions[:, i] + self.images_A
+        lengths = torch.linalg.vector_norm(apart, dim=-1)
         torn: Tensor = (lengths > self.limits_A).any(-1)
         return torn
 
@@ -112,8 +114,11 @@ def _chains(
     picks = torch.arange(how.n_replicas) % start.n_replicas
     x = start.positions[picks].to(torch.float64)
     v = maxwell_boltzmann(start.molecule, how.n_replicas, temperature_K, generator)
-    bonds = _bonds(start.molecule, start.positions[0])
-    lengths = (x[0][bonds[:, 0]] - x[0][bonds[:, 1]]).norm(dim=-1)
+    cell = None if start.cell is None else start.cell[picks].to(torch.float64)
+    bonds = _bonds(start)
+    i, j = bonds.T
+    images = _images(x[0, j] - x[0, i], start)
+    lengths = (x[0, j] - x[0, i] + images).norm(dim=-1)
     dynamics = Langevin(
         potential,
         timestep_fs=how.timestep_fs,
@@ -123,12 +128,28 @@ def _chains(
         friction_per_ps=how.friction_per_ps,
         generator=generator,
     )
-    state = State(start.molecule, x, v)
-    return _Chains(dynamics, state, temperature_K, generator, bonds, _TORN * lengths)
+    state = State(start.molecule, x, v, 0.0, cell)
+    return _Chains(dynamics, state, temperature_K, generator, bonds, images, _TORN * lengths)
 
 
-def _bonds(molecule: Molecule, positions: Tensor) -> Tensor:
-    return molecule.bonds if len(molecule.bonds) else guess_bonds(molecule.numbers, positions)
+def _bonds(start: State) -> Tensor:
+    molecule, cell = start.molecule, None if start.cell is None else start.cell[0]
+    if len(molecule.bonds):
+        return molecule.bonds
+    return guess_bonds(molecule.numbers, start.positions[0], cell=cell, pbc=molecule.pbc)
+
+
+def _images(apart: Tensor, start: State) -> Tensor:
+    """What to add to each bond's vector to reach the nearest image, `(n_bonds, 3)` Å.
+
+    Positions are not wrapped while they move, so this stays right for a cell that is fixed.
+    """
+    if start.cell is None:
+        return torch.zeros_like(apart)
+    cell = start.cell[0].to(apart)
+    periodic = torch.tensor(start.molecule.pbc).to(apart)
+    images: Tensor = (apart @ torch.linalg.inv(cell)).round() * periodic
+    return -images @ cell
 
 
 def _shares(n: int, temperatures_K: Sequence[float]) -> list[int]:
@@ -150,8 +171,6 @@ def _starts(
     what: str,
 ) -> Iterator[tuple[State, Tensor]]:
     """Yield decorrelated states, n replicas in all, with their trajectory numbers."""
-    if start.cell is not None:
-        raise ValueError("reference dynamics are made for molecules without a cell only")
     shares = _shares(n, temperatures_K)
     with progress_bar(what, n) as advance:
         for k, (kelvin, share) in enumerate(zip(temperatures_K, shares, strict=True)):
@@ -188,6 +207,7 @@ def _description(
         "n": n,
         "temperatures_K": [float(t) for t in temperatures_K],
         "sampling": asdict(how),
+        **({} if start.cell is None else {"cell": start.cell.flatten().tolist()}),
         **more,
     }
 
@@ -215,8 +235,11 @@ def sample_frames(
         The frames, grouped by temperature; `trajectory` numbers the replicas.
 
     Raises:
-        ValueError: if an argument is out of range or all replicas break at a temperature.
+        ValueError: if an argument is out of range, there is a cell, or all replicas break at a
+            temperature.
     """
+    if start.cell is not None:
+        raise ValueError("labelled frames are made for molecules without a cell only")
     how = sampling or Sampling()
 
     def make() -> dict[str, Tensor]:
@@ -251,7 +274,7 @@ def sample_windows(
 
     Args:
         potential: moves the molecule.
-        start: a sensible geometry, one or more replicas, without a cell.
+        start: a sensible geometry, one or more replicas; a cell stays as it is.
         n_windows: windows in all, spread evenly over the temperatures.
         horizon_fs: length of a window, a multiple of the frame interval.
         frame_interval_fs: time between its frames, a multiple of the time step.
@@ -318,6 +341,7 @@ def _followed(
                 energies=segment.potential_energies,
                 trajectory=labels,
                 begins_fs=torch.full((state.n_replicas,), begins, dtype=torch.float64),
+                cell=state.cell,
             )
         )
     return Windows.join(parts).tensors() | {"trajectory": torch.cat([p.labels for p in parts])}

@@ -29,6 +29,7 @@ _COLUMNS = (
     "energies",
     "trajectory",
     "begins_fs",
+    "cell",
 )
 
 
@@ -47,6 +48,8 @@ class Windows:
         energies: `(n_windows, n_frames)` float64, eV, NaN where unknown.
         trajectory: `(n_windows,)` int64, which trajectory a window comes from.
         begins_fs: `(n_windows,)` float64, time of the start in its trajectory.
+        cell: `(n_windows, 3, 3)` float64, Å, rows are cell vectors, the same in all frames of a
+            window; None without periodicity.
         source: where they come from.
     """
 
@@ -60,6 +63,7 @@ class Windows:
     energies: Tensor | None = None
     trajectory: Tensor | None = None
     begins_fs: Tensor | None = None
+    cell: Tensor | None = None
     source: str = "windows"
 
     def __post_init__(self) -> None:
@@ -99,6 +103,9 @@ class Windows:
             bad = (~torch.isfinite(values)).flatten(1).any(1).nonzero()
             if len(bad):
                 raise ValueError(f"{self.source}: {name} of window {int(bad[0])} are not finite")
+        if (self.cell is None) == any(self.molecule.pbc):
+            raise ValueError(f"{self.source}: a cell is for periodic systems, and needed there")
+        self.starts()  # checks the cell
 
     @property
     def n_windows(self) -> int:
@@ -117,7 +124,8 @@ class Windows:
             windows: indices `(k,)`, or a boolean mask `(n_windows,)`.
         """
         index = torch.as_tensor(windows)
-        picked: dict[str, Any] = {name: getattr(self, name)[index] for name in _COLUMNS}
+        columns = ((name, getattr(self, name)) for name in _COLUMNS)
+        picked: dict[str, Any] = {n: None if c is None else c[index] for n, c in columns}
         return replace(self, **picked)
 
     def upto(self, n_frames: int) -> Windows:
@@ -141,6 +149,7 @@ class Windows:
             self.times_fs,
             self.positions,
             self.velocities,
+            *(() if self.cell is None else (self.cell,)),
         ):
             digest.update(values.contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -163,7 +172,7 @@ class Windows:
 
     def starts(self) -> State:
         """The starts as one state, a replica per window."""
-        return State(self.molecule, self.positions0, self.velocities0)
+        return State(self.molecule, self.positions0, self.velocities0, 0.0, self.cell)
 
     @staticmethod
     def join(parts: Sequence[Windows], source: str | None = None) -> Windows:
@@ -178,7 +187,8 @@ class Windows:
         """
         first = parts[0]
         for part in parts[1:]:
-            if not torch.equal(part.molecule.numbers, first.molecule.numbers):
+            same = torch.equal(part.molecule.numbers, first.molecule.numbers)
+            if not same or part.molecule.pbc != first.molecule.pbc:
                 raise ValueError(f"{part.source} and {first.source} hold different molecules")
             if part.times_fs.shape != first.times_fs.shape or not torch.allclose(
                 part.times_fs, first.times_fs
@@ -190,7 +200,8 @@ class Windows:
             trajectories.append(labels + offset)
             offset = int(trajectories[-1].max()) + 1
         columns = [
-            {name: getattr(part, name) for name in _COLUMNS} | {"trajectory": labels}
+            {name: getattr(part, name) for name in _COLUMNS if getattr(part, name) is not None}
+            | {"trajectory": labels}
             for part, labels in zip(parts, trajectories, strict=True)
         ]
         joined: dict[str, Any] = {
@@ -213,6 +224,8 @@ class Windows:
             "energies": self.energies,
             "trajectory": self.trajectory,
             "begins_fs": self.begins_fs,
+            "cell": self.cell,
+            "pbc": torch.tensor(self.molecule.pbc) if any(self.molecule.pbc) else None,
         }
         return {name: values for name, values in parts.items() if values is not None}
 
@@ -229,7 +242,10 @@ class Windows:
         """
         rest: dict[str, Any] = dict(tensors)
         try:
-            molecule = Molecule(rest.pop("numbers"), rest.pop("masses"), rest.pop("bonds"))
+            a, b, c = rest.pop("pbc", torch.zeros(3, dtype=torch.bool)).tolist()
+            molecule = Molecule(
+                rest.pop("numbers"), rest.pop("masses"), rest.pop("bonds"), pbc=(a, b, c)
+            )
             return cls(molecule, source=source, **rest)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{source}: not a file of windows ({error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,8 +51,8 @@ def trained_card(
     *,
     model: Network,
     molecules: Sequence[str],
-    data: Data,
-    test: Data,
+    data: Sequence[Data],
+    test: Sequence[Data],
     counts: Mapping[str, int],
     results: Sequence[FitResult],
     measures: Mapping[str, float],
@@ -65,7 +66,7 @@ def trained_card(
         command: the command that asked for it.
         model: the trained network.
         molecules: constitutions of what it was trained on; empty if there are too many to tell.
-        data: the training data.
+        data: the training data, of one molecule or system each.
         test: the data of the measures.
         counts: how many frames or windows there were of each kind.
         results: how each fit went, in order.
@@ -75,9 +76,10 @@ def trained_card(
     """
     training: dict[str, Any] = {
         "command": command,
-        "data": ", ".join(names_only(data.source.split(", "))),
-        "sha256": data.sha256(),
-        "test_sha256": test.sha256(),
+        "data": ", ".join(_sources(data)),
+        "sha256": _sha256(data),
+        "test_sha256": _sha256(test),
+        **_teacher(config),
         **counts,
         "steps": [r.steps for r in results],
         "best_steps": [r.best_step for r in results],
@@ -106,8 +108,27 @@ def trained_card(
     return BundleCard.model_validate(facts)
 
 
+def _teacher(config: TrainConfig) -> dict[str, str | list[str]]:
+    """Potentials and structures of data made on the spot, without folders."""
+    fields = ("potential", "structure", "test_potential", "test_structure")
+    named = {field: names_only(getattr(config, field)) for field in fields}
+    return {key: v[0] if len(v) == 1 else v for key, v in named.items() if v}
+
+
+def _sources(data: Sequence[Data]) -> list[str]:
+    """Where the data comes from, each source once."""
+    words = [word for part in data for word in part.source.split(", ")]
+    return list(dict.fromkeys(names_only(words)))
+
+
+def _sha256(data: Sequence[Data]) -> str:
+    """Hash of the data; of several, the hash of theirs."""
+    parts = [part.sha256() for part in data]
+    return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
 def _temperatures(config: TrainConfig) -> tuple[float, float] | None:
     """Lowest and highest temperature of data made on the spot; files do not say theirs."""
-    if config.potential is None:
+    if not config.potential:
         return None
     return min(config.temperatures_K), max(config.temperatures_K)

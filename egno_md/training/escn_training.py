@@ -87,8 +87,8 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
         command,
         model=model,
         molecules=_molecules(config, sets.training),
-        data=sets.training,
-        test=sets.test,
+        data=[sets.training],
+        test=[sets.test],
         counts={
             "n_frames": sets.training.n_frames,
             "n_validation": sets.validation.n_frames,
@@ -102,8 +102,8 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
 
 def _molecules(config: TrainConfig, frames: LabelledFrames) -> list[str]:
     """What the frames are of; nothing for cells, or where there are several compositions."""
-    if config.potential is not None and config.structure is not None:
-        molecule = start_structure(config.structure).molecule
+    if config.potential:
+        molecule = start_structure(config.structure[0]).molecule
         return [constitution(molecule.numbers, molecule.bonds)]
     sizes = frames.ptr.diff()
     if frames.cell is not None or bool((sizes != sizes[0]).any()):

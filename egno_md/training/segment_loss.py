@@ -1,4 +1,4 @@
-"""How far a Hamiltonian EGNO's segments are from the true ones: the loss and its measures."""
+"""How far a Hamiltonian EGNO's segments are from the true ones, a loss and its measures."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from egno_md.data.windows import Windows
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
-from egno_md.models.pair_classes import PairGraph
 from egno_md.roles import Potential
 from egno_md.state import Molecule, State, kinetic_energy
+from egno_md.training.lesson_pairs import Pairs, advanced, farthest_A
 from egno_md.units import KJ_PER_MOL
 
 Scale = Literal["change", "thermal"]
 
 #: About 1/omega of X-H stretches: makes errors of positions and velocities weigh alike there.
 THERMAL_TIME_FS = 2.0
+
+
+#: Windows at once in a cell, where replicas make one large graph.
+CELLS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,11 +34,13 @@ class Paths:
         molecule: what moved.
         positions: `(n_windows, n_frames, n_atoms, 3)`, Å.
         velocities: same shape, Å/fs.
+        cell: `(n_windows, 3, 3)`, Å, or None without periodicity.
     """
 
     molecule: Molecule
     positions: Tensor
     velocities: Tensor
+    cell: Tensor | None = None
 
     @classmethod
     def of(cls, windows: Windows, step_fs: float) -> Paths:
@@ -63,7 +69,7 @@ class Paths:
             )
         x = torch.cat([windows.positions0[:, None], windows.positions], 1)[:, picked]
         v = torch.cat([windows.velocities0[:, None], windows.velocities], 1)[:, picked]
-        return cls(windows.molecule, x, v)
+        return cls(windows.molecule, x, v, windows.cell)
 
     @property
     def n_steps(self) -> int:
@@ -73,7 +79,8 @@ class Paths:
     def upto(self, n_steps: int) -> Paths:
         """Return the same paths cut after some steps."""
         keep = n_steps + 1
-        return Paths(self.molecule, self.positions[:, :keep], self.velocities[:, :keep])
+        x, v = self.positions[:, :keep], self.velocities[:, :keep]
+        return Paths(self.molecule, x, v, self.cell)
 
     def cast(self, dtype: torch.dtype, device: str) -> Paths:
         """Return the same paths in another dtype on another device."""
@@ -81,11 +88,20 @@ class Paths:
             self.molecule,
             self.positions.to(device=device, dtype=dtype),
             self.velocities.to(device=device, dtype=dtype),
+            self.cell,
         )
 
 
-def _per_element(values: Tensor, numbers: Tensor) -> Tensor:
-    """Root mean square over windows and the atoms of each element, `(n_atoms, 1)`."""
+def per_element(values: Tensor, numbers: Tensor) -> Tensor:
+    """Root mean square over windows and the atoms of each element.
+
+    Args:
+        values: `(n_windows, n_atoms, 3)`.
+        numbers: `(n_atoms,)` atomic numbers.
+
+    Returns:
+        `(n_atoms, 1)`.
+    """
     squares = values.square().mean((0, -1))
     result = torch.empty_like(squares)
     for z in torch.unique(numbers):
@@ -105,14 +121,12 @@ class SegmentLoss:
     its errors, most of it in stiff X-H bonds: the second, used at the end, lowers just that.
     """
 
-    def __init__(
-        self, paths: Paths, graph: PairGraph, n_chain: int, scale: Scale = "change"
-    ) -> None:
+    def __init__(self, paths: Paths, pairs: Pairs, n_chain: int, scale: Scale = "change") -> None:
         """Measure the scales.
 
         Args:
             paths: the training paths.
-            graph: the molecule's pairs.
+            pairs: the molecule's pairs.
             n_chain: applications of the map per sample.
             scale: what errors are measured by.
 
@@ -124,7 +138,7 @@ class SegmentLoss:
                 f"the windows cover {paths.n_steps} steps of the network; a chain of "
                 f"{n_chain} needs longer windows"
             )
-        self.paths, self.graph, self.n_chain = paths, graph, n_chain
+        self.paths, self.pairs, self.n_chain = paths, pairs, n_chain
         x, v, z = (
             paths.positions,
             paths.velocities,
@@ -132,21 +146,18 @@ class SegmentLoss:
         )
         last = range(1, n_chain + 1)
         if scale == "thermal":
-            self.turned = _per_element(v[:, 0], z).expand(n_chain, -1, -1)
+            self.turned = per_element(v[:, 0], z).expand(n_chain, -1, -1)
             self.moved = THERMAL_TIME_FS * self.turned
         else:
-            self.moved = torch.stack([_per_element(x[:, k] - x[:, 0], z) for k in last])
-            self.turned = torch.stack([_per_element(v[:, k] - v[:, 0], z) for k in last])
+            self.moved = torch.stack([per_element(x[:, k] - x[:, 0], z) for k in last])
+            self.turned = torch.stack([per_element(v[:, k] - v[:, 0], z) for k in last])
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, batch_size: int, generator: torch.Generator) -> SegmentBatch:
         """Draw windows and where in them to start.
 
         Args:
             batch_size: number of samples.
             generator: source of randomness.
-
-        Returns:
-            Positions and velocities `(batch, n_chain + 1, n_atoms, 3)`, the start first.
         """
         n = self.paths.positions.shape[0]
         which = torch.randint(n, (batch_size,), generator=generator)
@@ -154,9 +165,11 @@ class SegmentLoss:
             self.paths.n_steps - self.n_chain + 1, (batch_size,), generator=generator
         )
         frames = begin[:, None] + torch.arange(self.n_chain + 1)
-        return (
+        return SegmentBatch(
+            self,
             self.paths.positions[which[:, None], frames],
             self.paths.velocities[which[:, None], frames],
+            None if self.paths.cell is None else self.paths.cell[which],
         )
 
     def errors(
@@ -167,56 +180,101 @@ class SegmentLoss:
         return error_x, ((got_v - true_v) / self.turned).square().mean()
 
     def __call__(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor]
+        self, model: HamiltonianEGNO, batch: SegmentBatch
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """Return the loss of a batch and its two parts."""
-        if not isinstance(model, HamiltonianEGNO):
-            raise TypeError(f"segments are learned by HamiltonianEGNO, got {type(model).__name__}")
-        x, v = batch
-        error_x, error_v = self.errors(
-            *model.advance(x[:, 0], v[:, 0], self.graph, self.n_chain), x[:, 1:], v[:, 1:]
-        )
+        x, v = batch.positions, batch.velocities
+        got = advanced(model, self.pairs, x[:, 0], v[:, 0], self.n_chain, batch.cell, farthest_A(x))
+        error_x, error_v = self.errors(*got, x[:, 1:], v[:, 1:])
         # The root weighs batches alike whatever their temperature.
         loss = (error_x + error_v).sqrt()
         return loss, {"position": error_x.detach().sqrt(), "velocity": error_v.detach().sqrt()}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentBatch:
+    """True frames of some segments of one molecule.
+
+    Attributes:
+        loss: what they are judged by.
+        positions: `(batch, n_chain + 1, n_atoms, 3)`, Å, the start first.
+        velocities: same shape, Å/fs.
+        cell: `(batch, 3, 3)`, Å, or None without periodicity.
+    """
+
+    loss: SegmentLoss
+    positions: Tensor
+    velocities: Tensor
+    cell: Tensor | None
+
+
+def chunks(n: int, size: int) -> list[Tensor]:
+    """Cut 0..n-1 into pieces of one size, the last filled up from the start.
+
+    Equal pieces need one compiled shape only.
+
+    Args:
+        n: how many.
+        size: largest piece.
+    """
+    size = min(size, n)
+    return [torch.arange(i, i + size) % n for i in range(0, n, size)]
+
+
 def predicted(
-    model: HamiltonianEGNO, paths: Paths, graph: PairGraph, chunk: int = 256
+    model: HamiltonianEGNO, paths: Paths, pairs: Pairs, chunk: int = 256
 ) -> tuple[Tensor, Tensor]:
     """Return the network's frames for every path, `(n_windows, n_steps, n_atoms, 3)` each."""
     model.eval()
-    parts = [
-        model.advance(
-            paths.positions[i : i + chunk, 0],
-            paths.velocities[i : i + chunk, 0],
-            graph,
+    n = paths.positions.shape[0]
+    xs, vs = [], []
+    for rows in chunks(n, chunk if paths.cell is None else CELLS_AT_ONCE):
+        truth = paths.positions[rows]
+        x, v = advanced(
+            model,
+            pairs,
+            truth[:, 0],
+            paths.velocities[rows, 0],
             paths.n_steps,
+            None if paths.cell is None else paths.cell[rows],
+            0.0 if paths.cell is None else farthest_A(truth),
         )
-        for i in range(0, paths.positions.shape[0], chunk)
-    ]
-    x = torch.cat([p[0].detach() for p in parts])
-    v = torch.cat([p[1].detach() for p in parts])
-    return x, v
+        xs.append(x.detach())
+        vs.append(v.detach())
+    return torch.cat(xs)[:n], torch.cat(vs)[:n]
 
 
-def segment_measures(model: HamiltonianEGNO, paths: Paths, graph: PairGraph) -> dict[str, float]:
+def segment_measures(model: HamiltonianEGNO, paths: Paths, pairs: Pairs) -> dict[str, float]:
     """Measure chained segments against held-out paths.
 
     Args:
         model: the network.
         paths: held-out paths.
-        graph: the molecule's pairs.
+        pairs: the molecule's pairs.
+
+    Returns:
+        What `frame_measures` does.
+    """
+    return frame_measures(model.step_fs, paths, *predicted(model, paths, pairs))
+
+
+def frame_measures(step_fs: float, paths: Paths, x: Tensor, v: Tensor) -> dict[str, float]:
+    """Measure predicted frames against held-out paths.
+
+    Args:
+        step_fs: time between frames.
+        paths: held-out paths.
+        x: predicted positions, `(n_windows, n_steps, n_atoms, 3)`, Å.
+        v: predicted velocities, same shape, Å/fs.
 
     Returns:
         For every multiple of the step, with its time in the name: the error of positions over
         the displacement and of velocities over their change (root mean squares), and mean and
         spread of the error of the kinetic energy, kJ/mol.
     """
-    x, v = predicted(model, paths, graph)
     measures: dict[str, float] = {}
     for k in range(1, paths.n_steps + 1):
-        at = f"{k * model.step_fs:g}fs"
+        at = f"{k * step_fs:g}fs"
         true_x, true_v = paths.positions[:, k], paths.velocities[:, k]
         measures[f"position_error_over_displacement_{at}"] = float(
             (x[:, k - 1] - true_x).norm() / (true_x - paths.positions[:, 0]).norm()
@@ -233,20 +291,21 @@ def segment_measures(model: HamiltonianEGNO, paths: Paths, graph: PairGraph) -> 
 
 
 def total_energy_errors_eV(
-    model: HamiltonianEGNO, paths: Paths, graph: PairGraph, potential: Potential
+    model: HamiltonianEGNO, paths: Paths, pairs: Pairs, potential: Potential
 ) -> Tensor:
     """Change of the true total energy over each predicted segment, `(n_windows,)` eV.
 
     Args:
         model: the network.
         paths: held-out paths, at constant energy.
-        graph: the molecule's pairs.
+        pairs: the molecule's pairs.
         potential: gives the potential energy.
     """
-    x, v = predicted(model, paths, graph)
+    last_x, last_v = (part[:, -1] for part in predicted(model, paths, pairs))
 
     def total(positions: Tensor, velocities: Tensor) -> Tensor:
-        state = State(paths.molecule, positions.double().cpu(), velocities.double().cpu())
+        x, v = positions.double().cpu(), velocities.double().cpu()
+        state = State(paths.molecule, x, v, 0.0, paths.cell)
         return potential.energies(state) + kinetic_energy(paths.molecule, state.velocities)
 
-    return total(x[:, -1], v[:, -1]) - total(paths.positions[:, 0], paths.velocities[:, 0])
+    return total(last_x, last_v) - total(paths.positions[:, 0], paths.velocities[:, 0])

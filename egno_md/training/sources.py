@@ -77,12 +77,10 @@ def start_structure(path: str) -> State:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming the file and the atom that is wrong, or if it is periodic.
+        ValueError: naming the file and the atom that is wrong.
     """
     state = read_structure(path)
-    if any(state.molecule.pbc):
-        raise ValueError(f"{path} is periodic; data is made on the spot for molecules only")
-    return State.at_rest(state.molecule, state.positions)
+    return State.at_rest(state.molecule, state.positions, cell=state.cell)
 
 
 def work_folder(config: TrainConfig) -> Path:
@@ -126,6 +124,8 @@ def sampling_of(config: TrainConfig, part: int) -> Sampling:
         part: 0 training, 1 validation, 2 test.
     """
     return Sampling(
+        n_replicas=config.sampling_replicas,
+        timestep_fs=config.sampling_timestep_fs,
         equilibration_fs=config.equilibration_fs,
         interval_fs=config.sampling_interval_fs,
         seed=3 * config.seed + part,
@@ -142,9 +142,9 @@ def frame_sets(config: TrainConfig) -> FrameSets:
         FileNotFoundError: if a file is missing.
         ValueError: if a file is not of labelled frames, or there is too little data.
     """
-    if config.potential is not None and config.structure is not None:
-        potential = open_potential(config.potential, config.structure)
-        start = start_structure(config.structure)
+    if config.potential:
+        potential = open_potential(config.potential[0], config.structure[0])
+        start = start_structure(config.structure[0])
         cache = work_folder(config) / "data"
         made = [
             sample_frames(

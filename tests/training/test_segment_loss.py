@@ -65,7 +65,7 @@ def test_perfect_network_has_no_loss_and_a_damaged_one_has() -> None:
     model, graph = network()
     loss = SegmentLoss(Paths.of(windows(), 4.0), graph, 2)
     batch = loss.sample(4, torch.Generator().manual_seed(0))
-    assert batch[0].shape == (4, 3, 3, 3)
+    assert batch.positions.shape == (4, 3, 3, 3)
     assert loss(model, batch)[0].item() < 1e-10
     with torch.no_grad():
         model.pair_terms.add_(0.01)
