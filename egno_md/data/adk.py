@@ -140,8 +140,9 @@ def contact_graph(positions: Tensor, cutoff_A: float) -> Tensor:
     if not cutoff_A > 0:
         raise ValueError(f"cutoff_A must be positive, got {cutoff_A}")
     exact = positions.double()
-    distances = (exact[:, None] - exact[None]).norm(dim=-1)
-    return (distances < cutoff_A).fill_diagonal_(False).nonzero().T.contiguous()
+    distances: Tensor = (exact[:, None] - exact[None]).norm(dim=-1)
+    near: Tensor = (distances < cutoff_A).fill_diagonal_(False)
+    return near.nonzero().T.contiguous()
 
 
 def chronological_starts(
