@@ -4,7 +4,8 @@ The layers are the published ones. Around them, three things differ:
 
 - they start from the guess, instead of from the same positions at all times;
 - their vector channel is the guessed displacement, not the velocity, and its length is a feature;
-- in tasks of one body, nodes know which one they are.
+- where all samples are one upright body, such as a skeleton, nodes know which one they are, their
+  vertical velocity and their guessed height.
 
 What moves the nodes is small at first, so that training starts near the guess.
 """
@@ -16,6 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from egno_md.benchmarks.kernel_guess import UP
 from egno_md.benchmarks.paths import PathBatch, Paths, PathTask
 from egno_md.models.egno import EGNO
 from egno_md.models.egno_layer import GraphLayer
@@ -59,7 +61,7 @@ class CorrectingEGNO(nn.Module):
         hidden: int,
         n_layers: int,
         *,
-        labelled: bool,
+        upright_body: bool,
         use_time_conv: bool = True,
         first_step: float = FIRST_STEP,
     ) -> None:
@@ -70,18 +72,19 @@ class CorrectingEGNO(nn.Module):
             guess: takes a `PathBatch` to `(B, P, N, 3)`; not trained.
             hidden: width inside.
             n_layers: layers.
-            labelled: whether a node's number is one of its features.
+            upright_body: whether all samples are one body whose features may tell its nodes apart
+                and up from down; it is then equivariant to turns about the vertical alone.
             use_time_conv: False gives an EGNN with a time embedding.
             first_step: factor on the first weights of what moves the nodes.
         """
         super().__init__()
         paths = task.training
-        self.guess, self.labelled = guess, labelled
+        self.guess, self.upright_body = guess, upright_body
         self.n_nodes, self.n_times = paths.n_nodes, len(paths.times)
         moved = paths.targets[:, -1] - paths.positions
         #: Makes the length of a displacement a number of order one; unit of the positions.
         self.length = max(float(moved.square().sum(-1).mean().sqrt()), 1e-6)
-        width = paths.node_features.shape[-1] + 1 + labelled * paths.n_nodes
+        width = paths.node_features.shape[-1] + 1 + upright_body * (paths.n_nodes + 2)
         self.egno = EGNO(
             n_layers,
             width,
@@ -127,9 +130,11 @@ class CorrectingEGNO(nn.Module):
             batch.node_features[:, None].expand(*shape, -1),
             moved.norm(dim=-1, keepdim=True) / self.length,
         ]
-        if self.labelled:
+        if self.upright_body:
+            rising = batch.velocities[:, None, :, UP].expand(shape)
+            height = batch.positions[:, None, :, UP] + moved[..., UP]
             label = torch.eye(self.n_nodes, dtype=moved.dtype, device=moved.device)
-            parts.append(label.expand(*shape, -1))
+            parts += [torch.stack((rising, height / self.length), -1), label.expand(*shape, -1)]
         return torch.cat(parts, -1)
 
 

@@ -114,11 +114,11 @@ def rows(groups: Tensor) -> dict[str, Row]:
 
     def ours(task: PathTask, time: bool) -> nn.Module:
         guess = LineGuess(task.training)
-        return CorrectingEGNO(task, guess, 32, 3, labelled=True, use_time_conv=time)
+        return CorrectingEGNO(task, guess, 32, 3, upright_body=True, use_time_conv=time)
 
     def after_ridge(task: PathTask) -> nn.Module:
         guess = KernelGuess(task.training, groups.to(task.training.positions.device))
-        return CorrectingEGNO(task, guess, 32, 3, labelled=True, first_step=0.01)
+        return CorrectingEGNO(task, guess, 32, 3, upright_body=True, first_step=0.01)
 
     return {
         "EGNN as published": Row(lambda task: as_published(task, False), published),
