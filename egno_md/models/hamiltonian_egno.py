@@ -21,7 +21,7 @@ and equivariant, and conserves linear and angular momentum, whatever the weights
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from egno_md.models.compiled_gradient import CompiledGradient
+from egno_md.models.frame_interpolation import interpolate, steps_to_cover
 from egno_md.models.pair_classes import PairClass, PairGraph
 from egno_md.units import ACCELERATION_PER_FORCE
 
@@ -278,7 +279,26 @@ class HamiltonianEGNO(nn.Module):
         Returns:
             `(n_replicas, n_atoms, 3)`, eV/Å; differentiable when the module is training.
         """
-        weights = self.stage_weights(stage).to(positions)
+        return self._downhill(positions, graph, self.stage_weights(stage))
+
+    def acceleration(self, positions: Tensor, graph: PairGraph) -> Tensor:
+        """Return the acceleration by the time average of U(x, t), which is its first mode.
+
+        Args:
+            positions: `(n_replicas, n_atoms, 3)`, Å.
+            graph: the molecule's pairs.
+
+        Returns:
+            `(n_replicas, n_atoms, 3)`, Å/fs^2.
+        """
+        first = torch.zeros(self.n_modes)
+        first[0] = 1.0
+        force = self._downhill(positions.to(self.distance_mean.dtype), graph, first)
+        return ACCELERATION_PER_FORCE * force.to(positions) / graph.masses.to(positions)[:, None]
+
+    def _downhill(self, positions: Tensor, graph: PairGraph, mode_weights: Tensor) -> Tensor:
+        """Minus the gradient of the weighted sum of the potentials."""
+        weights = mode_weights.to(positions)
         if self.compiled is not None:
             with torch.set_grad_enabled(self.training):
                 found = self.compiled(self, positions, graph.tensors(), weights)
@@ -289,6 +309,36 @@ class HamiltonianEGNO(nn.Module):
             energy = (self.potentials(x, graph) * weights).sum()
             (gradient,) = torch.autograd.grad(energy, x, create_graph=self.training)
         return -gradient
+
+    def stages(
+        self, positions: Tensor, velocities: Tensor, graph: PairGraph, n_steps: int
+    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Apply the map several times and stop at every place where forces were asked for.
+
+        Args:
+            positions: `(n_replicas, n_atoms, 3)`, Å.
+            velocities: same shape, Å/fs.
+            graph: the molecule's pairs.
+            n_steps: applications of the map.
+
+        Yields:
+            Positions, velocities and whether they are a frame: between frames they only serve
+            the map and say little of where atoms are.
+        """
+        own = self.distance_mean.dtype
+        interval = self.step_fs / self.n_stages
+        per_force = (interval * ACCELERATION_PER_FORCE / graph.masses).to(positions)[:, None]
+        x, v = positions, velocities
+        # U(x, 0) = U(x, T): the last kick's force serves the next application's first kick.
+        kick = per_force * self.force(x.to(own), graph, 0).to(x)
+        for _ in range(n_steps):
+            v = v + 0.5 * kick
+            for stage in range(1, self.n_stages + 1):
+                x = x + interval * v
+                kick = per_force * self.force(x.to(own), graph, stage).to(x)
+                last = stage == self.n_stages
+                v = v + (0.5 if last else 1.0) * kick
+                yield x, v, last
 
     def advance(
         self, positions: Tensor, velocities: Tensor, graph: PairGraph, n_steps: int
@@ -304,19 +354,33 @@ class HamiltonianEGNO(nn.Module):
         Returns:
             Positions and velocities after each application, `(n_replicas, n_steps, n_atoms, 3)`.
         """
-        own = self.distance_mean.dtype
-        interval = self.step_fs / self.n_stages
-        per_force = (interval * ACCELERATION_PER_FORCE / graph.masses).to(positions)[:, None]
-        x, v = positions, velocities
-        # U(x, 0) = U(x, T): the last kick's force serves the next application's first kick.
-        kick = per_force * self.force(x.to(own), graph, 0).to(x)
-        xs, vs = [], []
-        for _ in range(n_steps):
-            v = v + 0.5 * kick
-            for stage in range(1, self.n_stages + 1):
-                x = x + interval * v
-                kick = per_force * self.force(x.to(own), graph, stage).to(x)
-                v = v + (0.5 if stage == self.n_stages else 1.0) * kick
-            xs.append(x)
-            vs.append(v)
-        return torch.stack(xs, 1), torch.stack(vs, 1)
+        stages = self.stages(positions, velocities, graph, n_steps)
+        frames = [(x, v) for x, v, is_frame in stages if is_frame]
+        return torch.stack([x for x, _ in frames], 1), torch.stack([v for _, v in frames], 1)
+
+    def at_times(
+        self, positions: Tensor, velocities: Tensor, graph: PairGraph, times_fs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the state at any times: exact at 0, the map's own at multiples of its step.
+
+        In between, see `frame_interpolation`; accelerations are those of `acceleration`.
+
+        Args:
+            positions: `(n_replicas, n_atoms, 3)`, Å.
+            velocities: same shape, Å/fs.
+            graph: the molecule's pairs.
+            times_fs: `(n_times,)` after the start, any order, none negative.
+
+        Returns:
+            Positions and velocities, `(n_replicas, n_times, n_atoms, 3)`.
+
+        Raises:
+            ValueError: if there are no times, or one is negative or not finite.
+        """
+        n_steps = steps_to_cover(times_fs, self.step_fs)
+        x, v = self.advance(positions, velocities, graph, n_steps)
+        xs = torch.cat((positions[:, None], x), 1)
+        vs = torch.cat((velocities[:, None], v), 1)
+        return interpolate(
+            times_fs, self.step_fs, xs, vs, lambda frame: self.acceleration(xs[:, frame], graph)
+        )

@@ -62,6 +62,27 @@ def class_of_pairs(numbers: Tensor, bond_distance: Tensor) -> tuple[Tensor, list
     return pairs, [(a, b, n) for a, b, n in names]
 
 
+def element_rows(numbers: Tensor, elements: Sequence[int]) -> Tensor:
+    """Look up every atom in a network's list of elements.
+
+    Args:
+        numbers: `(n_atoms,)` atomic numbers.
+        elements: atomic numbers that the network knows.
+
+    Returns:
+        `(n_atoms,)` int64.
+
+    Raises:
+        ValueError: naming the first atom that the network was not trained for.
+    """
+    for i, z in enumerate(numbers.tolist()):
+        if z not in elements:
+            raise ValueError(
+                f"atom {i} has atomic number {z}; the network knows {sorted(elements)}"
+            )
+    return torch.tensor([list(elements).index(z) for z in numbers.tolist()], dtype=torch.int64)
+
+
 def pair_graph(
     numbers: Tensor,
     masses: Tensor,
@@ -81,11 +102,7 @@ def pair_graph(
     Raises:
         ValueError: naming the first atom or pair that the network was not trained for.
     """
-    for i, z in enumerate(numbers.tolist()):
-        if z not in elements:
-            raise ValueError(
-                f"atom {i} has atomic number {z}; the network knows {sorted(elements)}"
-            )
+    element_index = element_rows(numbers, elements)
     pairs, names = class_of_pairs(numbers, bond_distance)
     rows = {name: row for row, name in enumerate(classes)}
     for p, name in enumerate(names):
@@ -95,9 +112,8 @@ def pair_graph(
                 f"atoms {i} and {j} (elements {name[0]} and {name[1]}, {name[2]} bonds apart) "
                 "are a pair the network was not trained for"
             )
-    order = [list(elements).index(z) for z in numbers.tolist()]
     return PairGraph(
-        torch.tensor(order, dtype=torch.int64),
+        element_index,
         pairs,
         torch.tensor([rows[name] for name in names], dtype=torch.int64),
         masses,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from egno_md.models.bonded_images import bond_images, bonds_between
 from egno_md.models.neighbours import find_neighbours
-from egno_md.models.pair_classes import PairClass, PairGraph
+from egno_md.models.pair_classes import PairClass, PairGraph, element_rows
 from egno_md.state import Molecule
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def periodic_graph(
         raise ValueError(f"skin_A is {skin_A}; it must be a length in Å, 0 or more")
     near = near_pairs(molecule, positions, cell, model.cutoff_A + skin_A, model.bond_cap)
     n_replicas = positions.shape[0]
-    rows = _rows_of_elements(molecule.numbers.cpu(), model.elements).repeat(n_replicas)
+    rows = element_rows(molecule.numbers.cpu(), model.elements).repeat(n_replicas)
     numbers = molecule.numbers.cpu().repeat(n_replicas)
     found = _rows_of_classes(near, numbers, model.classes)
     n_pairs = near.pairs.shape[1]
@@ -168,15 +168,6 @@ def _names(near: NearPairs, numbers: Tensor) -> Tensor:
     """Lighter element, heavier element and bonds of every pair, `(n_pairs, 3)`."""
     z = numbers[near.pairs].sort(dim=0).values
     return torch.stack((z[0], z[1], near.bonds), 1)
-
-
-def _rows_of_elements(numbers: Tensor, elements: Sequence[int]) -> Tensor:
-    for atom, z in enumerate(numbers.tolist()):
-        if z not in elements:
-            raise ValueError(
-                f"atom {atom} has atomic number {z}; the network knows {sorted(elements)}"
-            )
-    return torch.tensor([list(elements).index(z) for z in numbers.tolist()], dtype=torch.int64)
 
 
 def _rows_of_classes(near: NearPairs, numbers: Tensor, classes: Sequence[PairClass]) -> Tensor:

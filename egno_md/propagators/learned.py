@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,14 +11,19 @@ from torch import Tensor
 
 from egno_md.bonds import bond_graph_distance
 from egno_md.bundle import Bundle, build_model, load_bundle
+from egno_md.models.frame_interpolation import interpolate, steps_to_cover
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
-from egno_md.models.pair_classes import PairGraph, pair_graph
+from egno_md.models.pair_classes import PairGraph, element_rows, pair_graph
+from egno_md.propagators.learned_frames import Frames, NearFrames, frames_with_all_pairs
 from egno_md.segment import MadeBy, Segment
 from egno_md.state import Molecule, State
 
+#: Molecules with more atoms have their near pairs looked up instead of all pairs.
+_MOST_ATOMS_WITH_ALL_PAIRS = 60
+
 
 def molecule_graph(molecule: Molecule, model: HamiltonianEGNO) -> PairGraph:
-    """Look up a molecule's atoms and pairs in a network's lists.
+    """Look up a molecule's atoms and all its pairs in a network's lists.
 
     Args:
         molecule: not periodic, with bonds.
@@ -28,15 +34,20 @@ def molecule_graph(molecule: Molecule, model: HamiltonianEGNO) -> PairGraph:
     """
     if any(molecule.pbc):
         raise ValueError(
-            f"the molecule is periodic (pbc {molecule.pbc}); learned segments are for molecules "
-            "in vacuum so far: use the classical mode"
+            f"the molecule is periodic (pbc {molecule.pbc}): its pairs depend on where atoms are, "
+            "see periodic_graph"
         )
     apart = bond_graph_distance(molecule.n_atoms, molecule.bonds, model.bond_cap)
     return pair_graph(molecule.numbers, molecule.masses, apart, model.elements, model.classes)
 
 
 class LearnedPropagator:
-    """Segments made by a Hamiltonian EGNO: symplectic, reversible, momentum-conserving."""
+    """Segments made by a Hamiltonian EGNO: symplectic, reversible, momentum-conserving.
+
+    Small molecules have all their pairs listed once. For periodic systems and large molecules
+    the near pairs are looked up at the start of every segment, and again where an atom moves
+    beyond the skin; all replicas then are one graph. Positions are never wrapped.
+    """
 
     reversible = True
     volume_preserving = True
@@ -49,6 +60,7 @@ class LearnedPropagator:
         n_frames: int,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        skin_A: float = 1.0,
     ) -> None:
         """Prepare a network for one molecule.
 
@@ -58,21 +70,22 @@ class LearnedPropagator:
             n_frames: frames of a full segment, one for every application of the map.
             device: where the network computes.
             dtype: float32 or float64; positions and velocities keep the state's own.
+            skin_A: where near pairs are looked up, how far beyond the cutoff.
 
         Raises:
-            ValueError: if the molecule does not suit the network or there are no frames.
+            ValueError: if the molecule does not suit the network, there are no frames or the
+                skin is not positive.
         """
         if n_frames < 1:
             raise ValueError(f"n_frames is {n_frames}; a segment has at least one frame")
         self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.molecule = molecule
-        graph = molecule_graph(molecule, model)
-        self.graph = PairGraph(
-            graph.element_index.to(device),
-            graph.pairs.to(device),
-            graph.pair_class.to(device),
-            graph.masses.to(device),
-        )
+        self.graph: PairGraph | None = None
+        self._near = NearFrames(self.model, skin_A)
+        if any(molecule.pbc) or molecule.n_atoms > _MOST_ATOMS_WITH_ALL_PAIRS:
+            element_rows(molecule.numbers, model.elements)
+        else:
+            self.graph = molecule_graph(molecule, model).to(device)
         self.device = device
         self._n_frames = n_frames
 
@@ -82,19 +95,25 @@ class LearnedPropagator:
         bundle: str | Path | Bundle,
         molecule: Molecule,
         *,
+        horizon_fs: float | None = None,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        skin_A: float = 1.0,
     ) -> LearnedPropagator:
-        """Prepare a bundle for one molecule; horizon and frames are the bundle's.
+        """Prepare a bundle for one molecule.
 
         Args:
             bundle: name, path or loaded bundle of kind "egno".
             molecule: what will be propagated.
+            horizon_fs: length of a full segment, a multiple of the network's step; what the
+                bundle was trained for when None. Longer ones chain the same map.
             device: where the network computes.
             dtype: float32 or float64.
+            skin_A: where near pairs are looked up, how far beyond the cutoff.
 
         Raises:
-            ValueError: if the bundle is of another kind or does not suit the molecule.
+            ValueError: if the bundle is of another kind or does not suit the molecule, or the
+                horizon is not a multiple of the step.
         """
         loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, kind="egno")
         model = build_model(loaded)
@@ -104,8 +123,15 @@ class LearnedPropagator:
                 f"bundle {card.name} holds a {type(model).__name__}, which gives no velocities in "
                 "fs; a propagator needs a bundle with a hamiltonian-egno network"
             )
-        n_frames = round(card.horizon_fs / model.step_fs)
-        return cls(model, molecule, n_frames=n_frames, device=device, dtype=dtype)
+        length_fs = card.horizon_fs if horizon_fs is None else horizon_fs
+        ratio = length_fs / model.step_fs
+        n_frames = round(ratio) if math.isfinite(ratio) else 0
+        if n_frames < 1 or abs(ratio - n_frames) > 1e-6 * ratio:
+            raise ValueError(
+                f"a horizon of {length_fs} fs is not a multiple of the {model.step_fs:g} fs that "
+                f"bundle {card.name} covers in one step"
+            )
+        return cls(model, molecule, n_frames=n_frames, device=device, dtype=dtype, skin_A=skin_A)
 
     @property
     def frame_interval_fs(self) -> float:
@@ -125,27 +151,76 @@ class LearnedPropagator:
             n_frames: how many frames; a full segment when None.
 
         Raises:
-            ValueError: if the state is of another molecule or no frames are asked for.
+            ValueError: if the state is of another molecule, no frames are asked for, or near
+                pairs cannot be looked up.
         """
+        count = self._n_frames if n_frames is None else n_frames
+        if count < 1:
+            raise ValueError(f"n_frames is {count}; ask for at least one frame")
+        frames = self._frames(state, count)
+        times_fs = self.frame_interval_fs * torch.arange(1, count + 1, dtype=torch.float64)
+        return self._segment(state, times_fs, frames.positions[:, 1:], frames.velocities[:, 1:])
+
+    def at_times(self, state: State, times_fs: Sequence[float] | Tensor) -> Segment:
+        """Return frames at any times, those of `advance` at multiples of the network's step.
+
+        In between a polynomial joins the map's own frames, see
+        `egno_md.models.frame_interpolation`.
+
+        Args:
+            state: where to start.
+            times_fs: times after the start, increasing, the first positive.
+
+        Raises:
+            ValueError: if the times do not increase from above zero, or as `advance` does.
+        """
+        times = torch.as_tensor(times_fs, dtype=torch.float64).cpu()
+        n_steps = steps_to_cover(times, self.model.step_fs)
+        if not bool((torch.diff(times, prepend=times.new_zeros(1)) > 0).all()):
+            raise ValueError(f"times must increase from above 0 fs, got {times.tolist()}")
+        frames = self._frames(state, n_steps)
+        x, v = interpolate(
+            times,
+            self.model.step_fs,
+            frames.positions,
+            frames.velocities,
+            lambda frame: frames.acceleration(self.model, frame),
+        )
+        return self._segment(state, times, x, v)
+
+    def _frames(self, state: State, n_steps: int) -> Frames:
+        """The network's own frames, the start first."""
         if not torch.equal(state.molecule.numbers, self.molecule.numbers):
             raise ValueError(
                 "the state's atoms differ from those of the molecule that this propagator "
                 "was made for"
             )
-        count = self._n_frames if n_frames is None else n_frames
-        if count < 1:
-            raise ValueError(f"n_frames is {count}; ask for at least one frame")
-        x, v = self.model.advance(
-            state.positions.to(self.device), state.velocities.to(self.device), self.graph, count
+        if state.molecule.pbc != self.molecule.pbc:
+            raise ValueError(
+                f"the state is periodic along {state.molecule.pbc}; this propagator was made for "
+                f"{self.molecule.pbc}"
+            )
+        here = State(
+            self.molecule,
+            state.positions.to(self.device),
+            state.velocities.to(self.device),
+            state.time_fs,
+            None if state.cell is None else state.cell.to(self.device),
         )
+        if self.graph is not None:
+            return frames_with_all_pairs(self.model, self.graph, here, n_steps)
+        return self._near(here, n_steps)
+
+    def _segment(self, state: State, times_fs: Tensor, x: Tensor, v: Tensor) -> Segment:
+        """Put frames where the state came from."""
         home = state.positions.device
-        steps = torch.arange(1, count + 1, dtype=torch.float64)
+        made_by = torch.full(tuple(x.shape[:2]), int(MadeBy.NETWORK), dtype=torch.int8)
         return Segment(
             state.molecule,
-            state.time_fs + steps * self.frame_interval_fs,
+            state.time_fs + times_fs,
             x.to(home),
             v.to(home),
-            torch.full((state.n_replicas, count), int(MadeBy.NETWORK), dtype=torch.int8),
+            made_by,
             cell=state.cell,
         )
 

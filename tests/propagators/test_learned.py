@@ -98,10 +98,60 @@ def test_unknown_pairs_are_refused() -> None:
         LearnedPropagator(network(), peroxide, n_frames=2)
 
 
-def test_periodic_molecules_are_refused() -> None:
-    crystal = Molecule.from_numbers([8, 1, 1], bonds=[(0, 1), (0, 2)], pbc=(True, True, True))
-    with pytest.raises(ValueError, match="periodic"):
-        LearnedPropagator(network(), crystal, n_frames=2)
+def test_a_molecule_alone_in_a_wide_cell_moves_as_in_vacuum() -> None:
+    crystal = Molecule.from_numbers(WATER.numbers, bonds=WATER.bonds, pbc=(True, True, True))
+    cell = 25.0 * torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+    state = start()
+    expected = LearnedPropagator(network(), WATER, n_frames=3, dtype=torch.float64).advance(state)
+    inside = State(crystal, state.positions, state.velocities, 100.0, cell)
+    propagator = LearnedPropagator(network(), crystal, n_frames=3, dtype=torch.float64)
+    segment = propagator.advance(inside)
+    torch.testing.assert_close(segment.positions, expected.positions, rtol=0, atol=1e-12)
+    torch.testing.assert_close(segment.velocities, expected.velocities, rtol=0, atol=1e-13)
+    assert segment.cell is cell
+    with pytest.raises(ValueError, match=r"periodic along \(False.* made for \(True"):
+        propagator.advance(state)
+
+
+def test_many_atoms_in_vacuum_have_their_near_pairs_looked_up() -> None:
+    bonds = [(3 * k, 3 * k + h) for k in range(21) for h in (1, 2)]
+    drops = Molecule.from_numbers([8, 1, 1] * 21, bonds=bonds)
+    # Farther apart than the cutoff: the network knows no pairs of different molecules.
+    places = POSITIONS + 12.0 * torch.arange(21)[:, None, None] * torch.tensor([1.0, 0, 0])
+    one = start()
+    state = State(drops, places.reshape(1, -1, 3), one.velocities[:1].repeat(1, 21, 1))
+    propagator = LearnedPropagator(network(), drops, n_frames=2, dtype=torch.float64)
+    segment = propagator.advance(state)
+    alone = LearnedPropagator(network(), WATER, n_frames=2, dtype=torch.float64).advance(one)
+    moved = segment.positions[0].reshape(2, 21, 3, 3)[:, 20] - places[20]
+    torch.testing.assert_close(moved, alone.positions[0] - POSITIONS, rtol=0, atol=1e-12)
+
+
+def test_horizon_is_chosen_at_run_time(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    long = LearnedPropagator.from_bundle(path, WATER, horizon_fs=20.0)
+    assert long.n_frames == 5
+    trained = LearnedPropagator.from_bundle(path, WATER).advance(start())
+    assert torch.equal(long.advance(start()).positions[:, :3], trained.positions)
+    for wrong in (10.0, 0.0, float("nan")):
+        with pytest.raises(ValueError, match=r"not a multiple of the 4 fs that bundle water"):
+            LearnedPropagator.from_bundle(path, WATER, horizon_fs=wrong)
+
+
+def test_frames_at_any_times() -> None:
+    propagator = LearnedPropagator(network(), WATER, n_frames=3, dtype=torch.float64)
+    frames = propagator.advance(start())
+    segment = propagator.at_times(start(), [1.0, 4.0, 6.5, 12.0])
+    assert segment.times_fs.tolist() == [101.0, 104.0, 106.5, 112.0]
+    assert (segment.made_by == int(MadeBy.NETWORK)).all()
+    assert torch.equal(segment.positions[:, [1, 3]], frames.positions[:, [0, 2]])
+    assert torch.equal(segment.velocities[:, [1, 3]], frames.velocities[:, [0, 2]])
+    # Other times asked for beside it change nothing.
+    again = propagator.at_times(start(), torch.tensor([0.5, 6.5]))
+    torch.testing.assert_close(again.positions[:, 1], segment.positions[:, 2], rtol=0, atol=1e-15)
+    for wrong in ([0.0, 1.0], [2.0, 1.0], [-1.0], [], [float("inf")]):
+        with pytest.raises(ValueError, match=r"times|frame is asked"):
+            propagator.at_times(start(), wrong)
 
 
 @pytest.mark.parametrize("count", [0, -1])
