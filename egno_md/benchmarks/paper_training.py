@@ -42,6 +42,7 @@ class Recipe:
         gradient_clip: largest norm of the gradient; None clips nothing.
         validate_every_epochs: epochs between validations.
         compile: compile the model's forward and backward pass.
+        optimizer: AdamW or SOAP.
     """
 
     epochs: int
@@ -55,6 +56,7 @@ class Recipe:
     gradient_clip: float | None = 1.0
     validate_every_epochs: int = 5
     compile: bool = False
+    optimizer: Literal["adamw", "soap"] = "adamw"
 
 
 def published_recipe(epochs: int, batch_size: int, learning_rate: float) -> Recipe:
@@ -302,6 +304,7 @@ def _settings(recipe: Recipe, paths: Paths, seed: int, cpu_minutes: float | None
         log_every=per_epoch,
         cpu_minutes=cpu_minutes,
         seed=seed,
+        optimizer=recipe.optimizer,
     )
 
 

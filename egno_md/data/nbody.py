@@ -122,7 +122,7 @@ def read_nbody(path: str | Path) -> NBodySplits:
                 ]
                 for split, (word, _) in SPLIT_SIZES.items()
             }
-    except (zipfile.BadZipFile, KeyError, TypeError, EOFError) as error:
+    except (zipfile.BadZipFile, KeyError, TypeError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is not an N-body file: {error}") from error
     if frames != FRAMES:
         raise ValueError(f"{path} has frames {frames}, needed are {FRAMES}")

@@ -30,6 +30,7 @@ from egno_md.training.averaging import WeightAverage
 from egno_md.training.checkpoint import load_checkpoint, save_checkpoint
 from egno_md.training.log import cut_log, write_line
 from egno_md.training.settings import FitSettings, learning_rate_at
+from egno_md.training.soap import SOAP
 
 BatchT = TypeVar("BatchT")
 Measures = Mapping[str, float | Tensor]
@@ -330,18 +331,21 @@ def load_best(folder: Path) -> dict[str, Tensor]:
 
 
 def make_optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
-    """Make AdamW which decays matrices only.
+    """Make AdamW or SOAP, which decay matrices only.
 
     Args:
         model: gives the weights.
-        settings: gives learning rate and decay.
+        settings: gives the kind, learning rate and decay.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate)
+    used = [g for g in groups if g["params"]]
+    if settings.optimizer == "soap":
+        return SOAP(used, settings.learning_rate)
+    return torch.optim.AdamW(used, lr=settings.learning_rate)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class FitSettings:
         cpu_minutes: stop after this much processor time, all resumed parts together; the
             schedule still counts steps. None sets no limit.
         seed: seed of the batches.
+        optimizer: AdamW, or SOAP (`egno_md.training.soap`).
     """
 
     steps: int
@@ -46,6 +47,7 @@ class FitSettings:
     log_every: int = 20
     cpu_minutes: float | None = None
     seed: int = 0
+    optimizer: Literal["adamw", "soap"] = "adamw"
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -69,6 +71,10 @@ class FitSettings:
         if self.schedule not in ("cosine", "linear", "constant"):
             raise ValueError(
                 f"schedule {self.schedule!r} is not known; allowed are cosine, linear, constant"
+            )
+        if self.optimizer not in ("adamw", "soap"):
+            raise ValueError(
+                f"optimizer {self.optimizer!r} is not known; allowed are adamw and soap"
             )
 
 

@@ -68,16 +68,34 @@ def killed_at(step_killed):
     return sample
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "soap"])
 @pytest.mark.parametrize("step_killed", [3, 13, 29, 39])
-def test_killed_and_resumed_is_bitwise_the_uninterrupted(tmp_path, step_killed):
+def test_killed_and_resumed_is_bitwise_the_uninterrupted(tmp_path, step_killed, optimizer):
     whole, broken = make_model(), make_model()
-    one = fit(whole, sample_batch, loss, validate, settings(), tmp_path / "whole")
+    one = fit(
+        whole, sample_batch, loss, validate, settings(optimizer=optimizer), tmp_path / "whole"
+    )
     with pytest.raises(Killed):
-        fit(broken, killed_at(step_killed), loss, validate, settings(), tmp_path / "broken")
+        fit(
+            broken,
+            killed_at(step_killed),
+            loss,
+            validate,
+            settings(optimizer=optimizer),
+            tmp_path / "broken",
+        )
     again = make_model(seed=5)
     if step_killed < 10:
         again = make_model()  # nothing was saved yet: the fit starts anew
-    two = fit(again, sample_batch, loss, validate, settings(), tmp_path / "broken", resume=True)
+    two = fit(
+        again,
+        sample_batch,
+        loss,
+        validate,
+        settings(optimizer=optimizer),
+        tmp_path / "broken",
+        resume=True,
+    )
     for mine, theirs in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert (one.best_score, one.best_step, one.steps) == (two.best_score, two.best_step, two.steps)
