@@ -86,8 +86,9 @@ def test_the_table_has_controls_and_trained_rows(file, tmp_path, monkeypatch):
     assert "8/8" in table.caption
 
 
-def test_both_tables_by_default_and_errors_that_help(file, tmp_path):
-    tables = measure(config(file, tmp_path))
+def test_both_tables_on_request_and_errors_that_help(file, tmp_path):
+    assert [table.name for table in measure(config(file, tmp_path))] == ["mocap-uniform"]
+    tables = measure(config(file, tmp_path, molecules=tuple(OFFSETS)))
     assert [table.name for table in tables] == list(OFFSETS)
     with pytest.raises(ValueError, match=r"no tables \['walk'\]"):
         measure(config(file, tmp_path, molecules=("walk",)))
