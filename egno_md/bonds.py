@@ -2,7 +2,8 @@
 
 A pair is bonded when it is closer than `BOND_FACTOR` times the sum of its covalent radii
 (Cordero et al. 2008, as ASE tabulates them). This is meant for molecules near equilibrium: in
-metals and salts every nearest neighbour counts as bonded, which is harmless but says little.
+salts every nearest neighbour counts as bonded, which is harmless but says little. In a periodic
+cell two metal atoms are never bonded: neighbours in a metal change places.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ from torch import Tensor
 #: A pair closer than this times the sum of the covalent radii is bonded. Vibrations stretch a
 #: bond by up to about 20 %; the nearest pairs that are not bonded are beyond 1.5.
 BOND_FACTOR: Final = 1.25
+
+#: Elements that are no metals: H, He, B to Ne, Si to Ar, Ge to Kr, Te to Xe, At, Rn.
+_NO_METALS: Final = (
+    *(1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18),
+    *(32, 33, 34, 35, 36, 52, 53, 54, 85, 86),
+)
 
 #: Most images of a cell that a search goes through; more means a cell far too thin.
 MOST_IMAGES: Final = 1e4
@@ -137,6 +144,9 @@ def guess_bonds(
     reach = 2.0 * factor * float(radii.max())
     pairs, distances = close_pairs(positions, reach, cell=cell, pbc=pbc)
     bonded = distances < factor * (radii[pairs[:, 0]] + radii[pairs[:, 1]])
+    if any(pbc):
+        metal = ~torch.isin(z, torch.tensor(_NO_METALS))
+        bonded = bonded & ~(metal[pairs[:, 0]] & metal[pairs[:, 1]])
     return pairs[bonded]
 
 

@@ -63,6 +63,16 @@ def test_a_pair_in_a_small_cell_is_named_once() -> None:
     assert distances.numpy() == pytest.approx(np.full(6, 3.61 / 2**0.5))
 
 
+def test_metals_in_a_cell_are_not_bonded() -> None:
+    def found(numbers: list[int], pbc: bool) -> int:
+        x = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]).double()
+        cell = 9.0 * torch.eye(3).double()
+        return len(guess_bonds(torch.tensor(numbers), x, cell=cell, pbc=(pbc,) * 3))
+
+    assert found([29, 29], True) == found([11, 26], True) == 0
+    assert found([29, 8], True) == found([14, 14], True) == found([29, 29], False) == 1
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_coordinate_that_is_not_finite_names_its_atom(bad: float) -> None:
     numbers, positions = arrays("CH4")
