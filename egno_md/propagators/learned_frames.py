@@ -12,6 +12,9 @@ from egno_md.models.pair_classes import PairGraph
 from egno_md.models.periodic_pairs import periodic_graph
 from egno_md.state import State
 
+#: How many times as thick the skin may become for an atom that moves far in one step.
+_THICKEST = 4.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
@@ -62,8 +65,9 @@ class NearFrames:
 
     Pairs are listed up to the cutoff and a skin. A frame counts only if no atom has moved by
     more than half the skin at any place where the map asked for forces; where one has, the map
-    goes on from the last frame that counts with new pairs. A replica with an atom that moves so
-    far within a single step is lost: its frames from there on are NaN, which no guard accepts.
+    goes on from the last frame that counts with new pairs, and within a thicker skin if that was
+    a single step. A replica with an atom that moves beyond the thickest within one step is lost:
+    its frames from there on are NaN, which no guard accepts.
     """
 
     def __init__(self, model: HamiltonianEGNO, skin_A: float) -> None:
@@ -96,16 +100,22 @@ class NearFrames:
         xs, vs = [state.positions - offsets], [state.velocities]
         right_until = torch.full((state.n_replicas,), n_steps + 1, device=xs[0].device)
         graphs: list[PairGraph] = []
+        skin_A = self.skin_A
         while len(xs) <= n_steps:
-            graph = self._graph(state, xs[-1])
+            graph = self._graph(state, xs[-1], skin_A)
             # The new pairs are right where they were looked up, too.
             graphs[-1:] = [graph]
             lost = right_until <= n_steps
-            x, v, strayed = self._valid_frames(xs[-1], vs[-1], graph, n_steps + 1 - len(xs), lost)
+            left = n_steps + 1 - len(xs)
+            x, v, strayed = self._valid_frames(xs[-1], vs[-1], graph, left, lost, 0.5 * skin_A)
+            if not x and skin_A < _THICKEST * self.skin_A:
+                skin_A *= 2.0
+                continue
             if not x:
                 right_until[strayed] = len(xs)
+            skin_A = self.skin_A
             if bool((right_until <= n_steps).all()):
-                x, v = ([frames[-1]] * (n_steps + 1 - len(xs)) for frames in (xs, vs))
+                x, v = ([frames[-1]] * left for frames in (xs, vs))
             xs, vs, graphs = xs + x, vs + v, graphs + [graph] * len(x)
         frame = torch.arange(n_steps + 1, device=right_until.device)
         wrong = (frame >= right_until[:, None])[..., None, None]
@@ -116,21 +126,28 @@ class NearFrames:
             offsets,
         )
 
-    def _graph(self, state: State, positions: Tensor) -> PairGraph:
+    def _graph(self, state: State, positions: Tensor, skin_A: float) -> PairGraph:
         """Look up pairs; filled up to the most there were, so that shapes seldom change."""
         graph = periodic_graph(
             self.model,
             state.molecule,
             positions,
             state.cell,
-            self.skin_A,
+            skin_A,
             at_least=self._n_pairs,
         )
-        self._n_pairs = graph.pairs.shape[1]
+        if skin_A == self.skin_A:
+            self._n_pairs = graph.pairs.shape[1]
         return graph
 
     def _valid_frames(
-        self, x0: Tensor, v0: Tensor, graph: PairGraph, n_steps: int, lost: Tensor
+        self,
+        x0: Tensor,
+        v0: Tensor,
+        graph: PairGraph,
+        n_steps: int,
+        lost: Tensor,
+        farthest_A: float,
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Frames until an atom moves too far, and which replicas had such an atom.
 
@@ -142,9 +159,9 @@ class NearFrames:
         flat = (x0.reshape(1, -1, 3), v0.reshape(1, -1, 3))
         for x_flat, v_flat, is_frame in self.model.stages(*flat, graph, n_steps):
             x, v = x_flat.reshape(x0.shape), v_flat.reshape(x0.shape)
-            farthest = (x - x0).norm(dim=-1).amax(1)
+            moved_A = (x - x0).norm(dim=-1).amax(1)
             # Not finite is too far.
-            strayed = ~(farthest <= 0.5 * self.skin_A) & ~lost
+            strayed = ~(moved_A <= farthest_A) & ~lost
             if bool(strayed.any()):
                 break
             if is_frame:
