@@ -60,6 +60,8 @@ class CompiledGradient:
         if self.failure is not None:
             return None
         tensors = [*model.parameters(), *model.buffers()]
+        # A single replica cut from a segment keeps odd strides, which would be compiled anew.
+        positions = positions.reshape(-1).view(positions.shape)
         inputs = (tensors, positions, constants, weights)
         key = (
             tuple(positions.shape),

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
@@ -54,6 +55,17 @@ def test_copies_use_their_own_weights(water):
         other.pair_terms.add_(0.5)
     apart = (other.force(x, graph, 0) - model.force(x, graph, 0)).abs().max()
     assert apart > 0.1
+
+
+def test_replicas_cut_from_segments_are_compiled_once(water):
+    model, graph, x = water
+    counter = CompileCounter()
+    model.compiled = CompiledGradient(strict=True, backend=counter)
+    for n in (1, 2):
+        segments = torch.stack([x[:n], x[:n]], 1)
+        expected = model.eval().force(x[:n], graph, 0)
+        torch.testing.assert_close(model.force(segments[:, -1], graph, 0), expected)
+        assert counter.frame_count == n
 
 
 def test_failure_is_said_once_and_survived(water, caplog):
