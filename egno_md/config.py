@@ -310,7 +310,8 @@ class BenchmarkConfig(Job):
     rows: tuple[str, ...] = ()
     """Rows of the table; none: all."""
     molecules: tuple[str, ...] = ()
-    """Molecules, where the benchmark has several; none: all."""
+    """Molecules, trajectories (adk: tmd, dims) or times (mocap: mocap-uniform, mocap-last), where
+    the benchmark has several; none: its default."""
     bundles: tuple[str, ...] = ()
     """Bundles to measure (rollouts, cost); none: the packaged ones."""
     potentials: tuple[str, ...] = ()
