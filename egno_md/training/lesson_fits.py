@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.training.lesson import ForceFrames, Lesson
-from egno_md.training.lesson_pairs import Pairs, forces_on
+from egno_md.training.lesson_pairs import Pairs, mean_forces
 from egno_md.training.loop import FitResult, fit
 from egno_md.training.segment_loss import (
     CELLS_AT_ONCE,
@@ -47,7 +47,7 @@ def match_forces(
     *,
     resume: bool,
 ) -> FitResult:
-    """Fit the static part U(x, 0) to the teachers' forces.
+    """Fit the static part U_0 to the teachers' forces.
 
     Args:
         model: the network, changed in place.
@@ -78,7 +78,7 @@ def match_forces(
         network: nn.Module, batch: tuple[Pairs, ForceFrames]
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         own, frames = batch
-        found = forces_on(ours(network), own, frames.positions, frames.cell)
+        found = mean_forces(ours(network), own, frames.positions, frames.cell)
         return (found - frames.forces).square().mean().sqrt(), {}
 
     def validate(network: nn.Module) -> dict[str, float]:
@@ -210,7 +210,7 @@ def _force_errors(network: HamiltonianEGNO, pairs: Pairs, frames: ForceFrames) -
     n = frames.positions.shape[0]
     size = _FRAMES_AT_ONCE if frames.cell is None else CELLS_AT_ONCE
     parts = [
-        forces_on(network, pairs, some.positions, some.cell)
+        mean_forces(network, pairs, some.positions, some.cell)
         for some in (frames.select(rows) for rows in chunks(n, size))
     ]
     error = torch.cat(parts)[:n] - frames.forces

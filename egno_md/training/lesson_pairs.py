@@ -11,6 +11,7 @@ from egno_md.models.pair_classes import PairGraph
 from egno_md.models.periodic_pairs import periodic_graph
 from egno_md.propagators.learned import molecule_graph
 from egno_md.state import Molecule
+from egno_md.units import ACCELERATION_PER_FORCE
 
 #: Skins are multiples of this, Å: those of one length share a compiled shape.
 _SKIN_STEP_A = 0.5
@@ -79,22 +80,26 @@ def farthest_A(positions: Tensor) -> float:
     return float((positions[:, 1:] - positions[:, :1]).norm(dim=-1).max())
 
 
-def forces_on(
-    model: HamiltonianEGNO, pairs: Pairs, positions: Tensor, cell: Tensor | None, stage: int = 0
+def mean_forces(
+    model: HamiltonianEGNO, pairs: Pairs, positions: Tensor, cell: Tensor | None
 ) -> Tensor:
-    """Return a network's forces at a stage's time, `(batch, n_atoms, 3)` eV/Å.
+    """Return a network's forces averaged over its time, `(batch, n_atoms, 3)` eV/Å.
+
+    They are those of U_0. The other modes of the series are left alone, so that a network which
+    matches forces is an integrator with those forces.
 
     Args:
         model: the network.
         pairs: of what moves.
         positions: `(batch, n_atoms, 3)`, Å.
         cell: `(batch, 3, 3)`, Å, or None without periodicity.
-        stage: 0 to `n_stages`.
     """
-    if isinstance(pairs, PairGraph):
-        return model.force(positions, pairs, stage)
-    graph = pairs.graph(model, positions, cell, 0.0)
-    return model.force(positions.reshape(1, -1, 3), graph, stage).reshape(positions.shape)
+    flat, graph = positions, pairs
+    if isinstance(graph, CellPairs):
+        flat = positions.reshape(1, -1, 3)
+        graph = graph.graph(model, positions, cell, 0.0)
+    per_acceleration = (graph.masses / ACCELERATION_PER_FORCE).to(positions)[:, None]
+    return (per_acceleration * model.acceleration(flat, graph)).reshape(positions.shape)
 
 
 def advanced(

@@ -21,7 +21,7 @@ from egno_md.training import lesson as lesson_module
 from egno_md.training.curriculum import train_egno
 from egno_md.training.fresh_network import make_network
 from egno_md.training.lesson import Lesson, read_lessons
-from egno_md.training.lesson_pairs import CellPairs, advanced, forces_on, pairs_of
+from egno_md.training.lesson_pairs import CellPairs, advanced, mean_forces, pairs_of
 from egno_md.training.segment_loss import Paths, SegmentLoss, predicted
 
 
@@ -133,14 +133,14 @@ def test_images_and_wrapping_do_not_matter(job: TrainConfig) -> None:
     model = make_network(job, [lesson]).double().eval()
     assert isinstance(pairs_of(lesson.molecule, model), CellPairs)
     x, v, cell = paths.positions[:3, 0], paths.velocities[:3, 0], paths.cell[:3]
-    forces = forces_on(model, pairs, x, cell)
+    forces = mean_forces(model, pairs, x, cell)
     assert forces.shape == x.shape
     assert float(forces.sum(1).abs().max()) < 1e-9
     wrapped = x.clone()
     wrapped[:, ::3] += cell[:, None, 0]
-    torch.testing.assert_close(forces_on(model, pairs, wrapped, cell), forces, rtol=0, atol=1e-9)
+    torch.testing.assert_close(mean_forces(model, pairs, wrapped, cell), forces, rtol=0, atol=1e-9)
     # Replicas do not see each other.
-    alone = forces_on(model, pairs, x[1:2], cell[1:2])
+    alone = mean_forces(model, pairs, x[1:2], cell[1:2])
     torch.testing.assert_close(alone[0], forces[1], rtol=0, atol=1e-12)
     together = advanced(model, pairs, x, v, 2, cell, 0.3)
     one = advanced(model, pairs, x[1:2], v[1:2], 2, cell[1:2], 0.3)
