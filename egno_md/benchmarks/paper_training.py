@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,6 @@ class Recipe:
         ema_decay: of the averaged weights; 0 averages nothing.
         gradient_clip: largest norm of the gradient; None clips nothing.
         validate_every_epochs: epochs between validations.
-        compile: compile the model's forward and backward pass.
         optimizer: AdamW or SOAP.
     """
 
@@ -55,7 +54,6 @@ class Recipe:
     ema_decay: float = 0.999
     gradient_clip: float | None = 1.0
     validate_every_epochs: int = 5
-    compile: bool = False
     optimizer: Literal["adamw", "soap"] = "adamw"
 
 
@@ -235,7 +233,8 @@ def train_row(
     """Train a model on a task and test it.
 
     Args:
-        make: gives a module which takes a `PathBatch` to positions `(B, P, N, 3)`.
+        make: gives a module which takes a `PathBatch` to positions `(B, P, N, 3)`; a method
+            `path_loss(batch)` of it, if there is one, is the loss it is trained with.
         task: the task.
         recipe: how.
         folder: takes checkpoint, weights, log and result.
@@ -253,12 +252,11 @@ def train_row(
     if resume and finished.exists():
         return _read_result(finished, described)
     model = seeded(make, task, seed).to(task.training.positions.device)
-    predict = _compiled(model) if recipe.compile else _called
     done = fit(
         model,
         _Epochs(task.training, settings.batch_size, seed),
-        lambda model, batch: _loss(predict, model, batch),
-        lambda model: _validation(predict, model, task.validation, settings.batch_size),
+        _loss,
+        lambda model: _validation(model, task.validation),
         settings,
         folder,
         resume=resume,
@@ -326,39 +324,17 @@ class _Epochs:
         return self.paths.batch(chosen.to(self.paths.positions.device))
 
 
-Predict = Callable[[nn.Module, PathBatch], Tensor]
-
-
-def _called(model: nn.Module, batch: PathBatch) -> Tensor:
-    return cast(Tensor, model(batch))
-
-
-def _compiled(model: nn.Module) -> Predict:
-    """One compiled function for the model and its running average: weights are arguments."""
-
-    def run(weights: dict[str, Tensor], batch: PathBatch) -> Tensor:
-        return cast(Tensor, torch.func.functional_call(model, weights, (batch,)))
-
-    compiled = torch.compile(run, dynamic=False)
-
-    def predict(model: nn.Module, batch: PathBatch) -> Tensor:
-        weights = dict(model.named_parameters()) | dict(model.named_buffers())
-        return compiled(weights, batch)
-
-    return predict
-
-
-def _loss(
-    predict: Predict, model: nn.Module, batch: PathBatch
-) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-    square = (predict(model, batch) - batch.targets).square()
+def _loss(model: nn.Module, batch: PathBatch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+    # Validation and test measure all rows alike.
+    own: Callable[[PathBatch], Tensor] | None = getattr(model, "path_loss", None)
+    if own is not None:
+        return own(batch), {}
+    square = (model(batch) - batch.targets).square()
     return square.mean(), {"f_mse": square[:, -1].detach().mean()}
 
 
-def _validation(
-    predict: Predict, model: nn.Module, paths: Paths, batch_size: int
-) -> dict[str, float]:
-    mse = path_errors(lambda batch: predict(model, batch), paths, batch_size)
+def _validation(model: nn.Module, paths: Paths) -> dict[str, float]:
+    mse = path_errors(model, paths)
     return {"score": float(mse[-1]), "a_mse": float(mse.mean())}
 
 

@@ -110,6 +110,18 @@ def test_an_epoch_takes_each_sample_once(task, tmp_path):
     assert not torch.equal(first, second)
 
 
+def test_a_row_may_bring_its_own_loss(task, tmp_path):
+    class Own(PublishedEGNO):
+        def path_loss(self, batch):
+            return (self(batch) - 2.0 * batch.targets).square().mean()
+
+    found = [
+        train_row(lambda task, kind=kind: kind(task, 8, 2), task, RECIPE, tmp_path / name, seed=1)
+        for name, kind in (("own", Own), ("usual", PublishedEGNO))
+    ]
+    assert found[0].f_mse > found[1].f_mse
+
+
 def test_the_budget_ends_a_training(task, tmp_path):
     long = replace(RECIPE, epochs=10_000)
     found = train_row(small, task, long, tmp_path, seed=1, cpu_minutes=1e-4)
