@@ -145,7 +145,7 @@ def rows() -> dict[str, Row]:
         return PublishedEGNO(task, HIDDEN, LAYERS, use_time_conv=time)
 
     def ours(task: PathTask) -> nn.Module:
-        return CorrectingEGNO(task, LineGuess(task.training), HIDDEN, LAYERS, upright_body=False)
+        return CorrectingEGNO(task, LineGuess(task.training), HIDDEN, LAYERS)
 
     return {
         "EGNN": Row(lambda task: as_published(task, False), OURS),

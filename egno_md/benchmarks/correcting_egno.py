@@ -4,7 +4,7 @@ The layers are the published ones. Around them, three things differ:
 
 - they start from the guess, instead of from the same positions at all times;
 - their vector channel is the guessed displacement, not the velocity, and its length is a feature;
-- where all samples are one upright body, such as a skeleton, nodes know which one they are, their
+- where all samples are one upright body, such as a skeleton, nodes know their kind, their
   vertical velocity and their guessed height.
 
 What moves the nodes is small at first, so that training starts near the guess.
@@ -54,6 +54,8 @@ class LineGuess(nn.Module):
 class CorrectingEGNO(nn.Module):
     """A guess, and layers of EGNO after it."""
 
+    labels: Tensor
+
     def __init__(
         self,
         task: PathTask,
@@ -61,7 +63,7 @@ class CorrectingEGNO(nn.Module):
         hidden: int,
         n_layers: int,
         *,
-        upright_body: bool,
+        kinds: Tensor | None = None,
         use_time_conv: bool = True,
         first_step: float = FIRST_STEP,
     ) -> None:
@@ -72,19 +74,22 @@ class CorrectingEGNO(nn.Module):
             guess: takes a `PathBatch` to `(B, P, N, 3)`; not trained.
             hidden: width inside.
             n_layers: layers.
-            upright_body: whether all samples are one body whose features may tell its nodes apart
-                and up from down; it is then equivariant to turns about the vertical alone.
+            kinds: `(N,)` int64 kind of each node, from 0, where all samples are one upright
+                body; it is then equivariant to turns about the vertical and mirroring alone.
             use_time_conv: False gives an EGNN with a time embedding.
             first_step: factor on the first weights of what moves the nodes.
         """
         super().__init__()
         paths = task.training
-        self.guess, self.upright_body = guess, upright_body
+        self.guess = guess
+        kinds = torch.arange(0) if kinds is None else kinds
+        labels = nn.functional.one_hot(kinds).float() if len(kinds) else torch.zeros(0, 0)
+        self.register_buffer("labels", labels, persistent=False)
         self.n_nodes, self.n_times = paths.n_nodes, len(paths.times)
         moved = paths.targets[:, -1] - paths.positions
         #: Makes the length of a displacement a number of order one; unit of the positions.
         self.length = max(float(moved.square().sum(-1).mean().sqrt()), 1e-6)
-        width = paths.node_features.shape[-1] + 1 + upright_body * (paths.n_nodes + 2)
+        width = paths.node_features.shape[-1] + 1 + (labels.shape[1] + 2) * bool(len(kinds))
         self.egno = EGNO(
             n_layers,
             width,
@@ -130,10 +135,10 @@ class CorrectingEGNO(nn.Module):
             batch.node_features[:, None].expand(*shape, -1),
             moved.norm(dim=-1, keepdim=True) / self.length,
         ]
-        if self.upright_body:
+        if len(self.labels):
             rising = batch.velocities[:, None, :, UP].expand(shape)
             height = batch.positions[:, None, :, UP] + moved[..., UP]
-            label = torch.eye(self.n_nodes, dtype=moved.dtype, device=moved.device)
+            label = self.labels.to(moved)
             parts += [torch.stack((rising, height / self.length), -1), label.expand(*shape, -1)]
         return torch.cat(parts, -1)
 

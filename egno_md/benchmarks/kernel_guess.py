@@ -83,13 +83,15 @@ class KernelGuess(nn.Module):
     held_out_means: Tensor
     groups: Tensor
 
-    def __init__(self, paths: Paths, groups: Tensor) -> None:
+    def __init__(self, paths: Paths, groups: Tensor, twins: Tensor | None = None) -> None:
         """Fit it.
 
         Args:
             paths: the training samples.
             groups: `(n,)` int64 number of the group each sample belongs to, from 0 without
                 gaps; samples of different groups must be independent.
+            twins: `(N,)` int64 node on the other side of each; then the mirror image of every
+                sample is known as well. None knows no mirror images.
 
         Raises:
             ValueError: if there are not at least two groups, numbered so.
@@ -101,7 +103,8 @@ class KernelGuess(nn.Module):
                 f"{len(paths)} samples need a group each, numbered from 0, at least two groups; "
                 f"got groups {found} of {len(groups)} samples"
             )
-        known, moved = _in_frame(paths)
+        known, moved = _in_frame(paths, twins)
+        groups = groups.repeat(len(known) // len(groups))
         fits = [_fit(known, moved, groups != group) for group in found]
         coefficients, mean = _fit(known, moved, groups >= 0)
         n_times = len(paths.times)
@@ -120,7 +123,9 @@ class KernelGuess(nn.Module):
     def forward(self, batch: PathBatch) -> Tensor:
         """Positions `(B, P, N, 3)`; in training mode, of training samples only."""
         frame = BodyFrame(batch.positions, batch.velocities)
-        values = _kernel(_described(frame, batch.positions, batch.velocities), self.known)
+        values = _kernel(
+            _described(frame, batch.positions, batch.velocities).flatten(1), self.known
+        )
         if self.training:
             group = self.groups[values.argmax(1)]
             moved = torch.einsum("bn,bnm->bm", values, self.held_out[group])
@@ -131,17 +136,22 @@ class KernelGuess(nn.Module):
 
 
 def _described(frame: BodyFrame, positions: Tensor, velocities: Tensor) -> Tensor:
-    """The long vectors `(B, 6 N)`."""
+    """The long vectors `(B, N, 6)`, not yet flat."""
     parts = (frame.positions_in(positions), VELOCITY_WEIGHT * frame.vectors_in(velocities))
-    return torch.cat(parts, -1).flatten(1)
+    return torch.cat(parts, -1)
 
 
-def _in_frame(paths: Paths) -> tuple[Tensor, Tensor]:
+def _in_frame(paths: Paths, twins: Tensor | None) -> tuple[Tensor, Tensor]:
     """Long vectors `(n, 6 N)` and displacements `(n, 3 P N)` of samples, float64."""
     x, v = paths.positions.double(), paths.velocities.double()
     frame = BodyFrame(x, v)
     moved = frame.vectors_in(paths.targets.double() - x[:, None])
-    return _described(frame, x, v), moved.flatten(1)
+    known = _described(frame, x, v)
+    if twins is not None:
+        across = torch.tensor([-1.0, 1.0, 1.0], dtype=x.dtype, device=x.device)
+        known = torch.cat((known, known[:, twins] * across.repeat(2)))
+        moved = torch.cat((moved, moved[:, :, twins] * across))
+    return known.flatten(1), moved.flatten(1)
 
 
 def _kernel(queries: Tensor, known: Tensor) -> Tensor:

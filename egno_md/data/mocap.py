@@ -199,3 +199,50 @@ def bone_graph(bones: Tensor, n_joints: int) -> tuple[Tensor, Tensor]:
     apart = torch.where(near > 0, 1, torch.where(near @ near > 0, 2, 0)).fill_diagonal_(0)
     edges = apart.nonzero().T.contiguous()
     return edges, apart[edges[0], edges[1]]
+
+
+def joint_kinds(bones: Tensor, n_joints: int) -> Tensor:
+    """Number joints so that those in the same place of the skeleton, left and right, share one.
+
+    Joints start alike and are told apart by the kinds of their neighbours until nothing changes.
+
+    Args:
+        bones: `(n_bones, 2)` int64.
+        n_joints: joints of the skeleton.
+
+    Returns:
+        `(n_joints,)` int64, from 0 without gaps.
+    """
+    neighbours: list[list[int]] = [[] for _ in range(n_joints)]
+    for one, other in bones.tolist():
+        neighbours[one].append(other)
+        neighbours[other].append(one)
+    kinds = [0] * n_joints
+    while True:
+        seen = [(kinds[j], sorted(kinds[k] for k in neighbours[j])) for j in range(n_joints)]
+        order = sorted({repr(one) for one in seen})
+        finer = [order.index(repr(one)) for one in seen]
+        if len(set(finer)) == len(set(kinds)):
+            return torch.tensor(finer)
+        kinds = finer
+
+
+def mirror_twins(kinds: Tensor) -> Tensor:
+    """For each joint its twin on the other side; itself where there is none.
+
+    Args:
+        kinds: `(n_joints,)` what `joint_kinds` returns.
+
+    Returns:
+        `(n_joints,)` int64.
+
+    Raises:
+        ValueError: if more than two joints share a place.
+    """
+    twins = torch.arange(len(kinds))
+    for kind in kinds.unique().tolist():  # type: ignore[no-untyped-call]
+        joints = (kinds == kind).nonzero()[:, 0]
+        if len(joints) > 2:
+            raise ValueError(f"joints {joints.tolist()} share a place, twins are two")
+        twins[joints] = joints.flip(0)
+    return twins

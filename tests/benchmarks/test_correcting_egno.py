@@ -27,7 +27,7 @@ def task():
 
 def made(task, **options):
     torch.manual_seed(3)
-    options = {"upright_body": False, "first_step": 1.0} | options
+    options = {"first_step": 1.0} | options
     return CorrectingEGNO(task, LineGuess(task.training), 8, 2, **options).eval()
 
 
@@ -63,14 +63,14 @@ def test_turned_and_shifted_starts_give_turned_and_shifted_paths(task):
 
 
 def test_samples_of_a_batch_do_not_see_each_other(task):
-    model = made(task, upright_body=True)
+    model = made(task, kinds=torch.tensor([0, 1, 2, 2, 3]))
     together = model(task.test.batch(torch.tensor([0, 1, 4])))
     alone = model(task.test.batch(torch.tensor([4])))
     torch.testing.assert_close(together[2:], alone, atol=1e-5, rtol=0)
 
 
 def test_labels_tell_nodes_apart(task):
-    model, plain = made(task, upright_body=True), made(task)
+    model, plain = made(task, kinds=torch.tensor([0, 1, 2, 2, 3])), made(task)
     swap = torch.tensor([1, 0, 2, 3, 4])
     batch = task.test.batch(torch.tensor([0]))
     same = {(int(i), int(j)): k for k, (i, j) in enumerate(batch.edge_index.T)}
@@ -90,7 +90,7 @@ def test_labels_tell_nodes_apart(task):
 
 
 def test_every_weight_but_the_last_features_learns(task):
-    model = made(task, upright_body=True).train()
+    model = made(task, kinds=torch.tensor([0, 1, 2, 2, 3])).train()
     batch = task.training.batch(torch.arange(4))
     (model(batch) - batch.targets).square().mean().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]

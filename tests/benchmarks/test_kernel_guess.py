@@ -90,3 +90,22 @@ def test_it_is_a_ridge_regression(monkeypatch):
 def test_groups_are_checked(groups):
     with pytest.raises(ValueError, match="at least two groups"):
         KernelGuess(bodies(6), groups)
+
+
+def test_mirror_images_of_known_samples_are_known():
+    train = bodies(40)
+    twins = torch.tensor([1, 0, 2, 3])
+    guess = KernelGuess(train, torch.arange(40) % 2, twins).eval()
+    batch = everything(bodies(4, seed=2))
+    across = torch.tensor([-1.0, 1.0, 1.0])
+    mirrored = type(batch)(
+        batch.positions[:, twins] * across,
+        batch.velocities[:, twins] * across,
+        batch.targets,
+        *(getattr(batch, k) for k in ("times", "node_features", "edge_index", "edge_features")),
+        batch.edges,
+    )
+    expected = guess(batch)[:, :, twins] * across
+    torch.testing.assert_close(guess(mirrored), expected, atol=1e-3, rtol=0)
+    plain = KernelGuess(train, torch.arange(40) % 2).eval()
+    assert (plain(mirrored) - plain(batch)[:, :, twins] * across).abs().max() > 0.1

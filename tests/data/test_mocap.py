@@ -11,6 +11,8 @@ from egno_md.data.mocap import (
     SPLITS,
     bone_graph,
     find_mocap_file,
+    joint_kinds,
+    mirror_twins,
     motion_windows,
     read_mocap,
 )
@@ -59,6 +61,17 @@ def test_the_graph_joins_one_and_two_bones():
     two = {(0, 2), (1, 3)}
     expected = {pair: 1 for pair in one} | {pair: 2 for pair in two}
     assert found == expected | {(j, i): n for (i, j), n in expected.items()}
+
+
+def test_left_and_right_joints_are_of_one_kind():
+    # A hip with two legs of two joints, and a spine with a head.
+    bones = torch.tensor([[1, 0], [2, 1], [3, 0], [4, 3], [5, 0], [6, 5], [7, 6]])
+    kinds = joint_kinds(bones, 8)
+    assert kinds[[1, 2]].tolist() == kinds[[3, 4]].tolist()
+    assert len(set(kinds.tolist())) == 6
+    assert mirror_twins(kinds).tolist() == [0, 3, 4, 1, 2, 5, 6, 7]
+    with pytest.raises(ValueError, match="share a place"):
+        mirror_twins(joint_kinds(torch.tensor([[0, 1], [0, 2], [0, 3]]), 4))
 
 
 @pytest.mark.parametrize(
