@@ -278,9 +278,8 @@ def _tables(
         if "failed" in repeats[0]:
             long.add(name, *(_cell(repeats, key) for key in _RUN_COLUMNS))
     segments.notes.append(
-        "Calls are of the network or the potential in a chain without thermostat; those of Direct "
-        "EGNO have no backward pass and cost about a third. Compiling is left out: it would take "
-        "a third of the budget."
+        "Calls are of the network or the potential in a chain without thermostat; a call of "
+        "Direct EGNO has no backward pass. Nothing is compiled."
     )
     long.notes.append(
         "Temperatures are means over whole replicas after a tenth of the run. All replicas are "
