@@ -96,7 +96,7 @@ VARIANTS: Final[Mapping[str, Row]] = {
 #: Protocol of these rows, for the notes of the table.
 NOTE: Final = (
     "Hamiltonian EGNO, adaptive steps: one graph layer gives a potential whose motion is followed "
-    f"in real time; its features of the distance include 1/r. Trained on the first {TEACHING_TIMES} "
-    f"times only: mean distance, AdamW, {RECIPE.learning_rate:g} with a cosine, {EPOCHS} passes, "
+    "in real time; its features of the distance include 1/r. Trained on the first "
+    f"{TEACHING_TIMES} times only: mean distance, AdamW, {RECIPE.learning_rate:g} with a cosine, {EPOCHS} passes, "
     f"batch {BATCH_SIZE}, averaged weights. It is not parallel in time as EGNO is."
 )
