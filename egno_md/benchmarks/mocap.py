@@ -61,7 +61,7 @@ NOTES: Final = (
 
 OURS: Final = Recipe(300, 10, learning_rate=1e-2, weight_decay=1e-1, ema_decay=0.99)
 CORRECTION: Final = Recipe(
-    60, 20, learning_rate=2e-3, weight_decay=1e-2, ema_decay=0.99, validate_every_epochs=2
+    30, 20, learning_rate=2e-3, weight_decay=1e-2, ema_decay=0.99, validate_every_epochs=2
 )
 
 
