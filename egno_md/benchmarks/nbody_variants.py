@@ -97,6 +97,6 @@ VARIANTS: Final[Mapping[str, Row]] = {
 NOTE: Final = (
     "Hamiltonian EGNO, adaptive steps: one graph layer gives a potential whose motion is followed "
     "in real time; its features of the distance include 1/r. Trained on the first "
-    f"{TEACHING_TIMES} times only: mean distance, AdamW, {RECIPE.learning_rate:g} with a cosine, {EPOCHS} passes, "
-    f"batch {BATCH_SIZE}, averaged weights. It is not parallel in time as EGNO is."
+    f"{TEACHING_TIMES} times only: mean distance, AdamW, {RECIPE.learning_rate:g} with a "
+    f"cosine, {EPOCHS} passes, batch {BATCH_SIZE}, averaged weights. It is not parallel in time as EGNO is."
 )
