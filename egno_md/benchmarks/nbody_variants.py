@@ -12,7 +12,7 @@ from egno_md.benchmarks.path_table import Row
 from egno_md.benchmarks.paths import PathBatch, PathTask
 from egno_md.models.adaptive_egno import AdaptiveEGNO
 
-#: Passes over the training data; two orders of magnitude fewer steps than the other rows need.
+#: Passes over the training data.
 EPOCHS: Final = 40
 BATCH_SIZE: Final = 300
 #: The motion is the same at all times, and close encounters make late times chaotic: only the
@@ -98,5 +98,6 @@ NOTE: Final = (
     "Hamiltonian EGNO, adaptive steps: one graph layer gives a potential whose motion is followed "
     "in real time; its features of the distance include 1/r. Trained on the first "
     f"{TEACHING_TIMES} times only: mean distance, AdamW, {RECIPE.learning_rate:g} with a "
-    f"cosine, {EPOCHS} passes, batch {BATCH_SIZE}, averaged weights. It is not parallel in time as EGNO is."
+    f"cosine, {EPOCHS} passes, batch {BATCH_SIZE}, averaged weights. It is "
+    "not parallel in time as EGNO is."
 )
