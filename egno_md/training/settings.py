@@ -118,4 +118,5 @@ def fit_settings(config: TrainConfig) -> FitSettings:
         log_every=config.log_every,
         cpu_minutes=config.cpu_minutes,
         seed=config.seed,
+        optimizer=config.optimizer,
     )
