@@ -34,7 +34,7 @@ class RunConfig(Job):
     """Bundle of the learned propagator: a packaged name or a path."""
     guard: str | None = "ethanol-escn"
     """Potential behind judges, fallback and the classical mode: a packaged bundle, the path of
-    one, or sgdml:FILE."""
+    one, sgdml:FILE, or ase:CALCULATOR (any calculator of ASE, such as ase:emt)."""
     ensemble: Literal["nve", "nvt"] = "nvt"
     """nve: constant energy; nvt: Langevin thermostat."""
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)

@@ -25,6 +25,12 @@ from egno_md.trajectories.divergence import (
     sampling_floor,
 )
 from egno_md.trajectories.histograms import Bins, sum_alike
+from egno_md.trajectories.radial_distribution import (
+    RadialDifference,
+    mean_volume_A3,
+    radial_labels,
+    radial_range_A,
+)
 
 #: Keys without which a dictionary of tensors is not a reference.
 REQUIRED_KEYS = (
@@ -38,6 +44,9 @@ REQUIRED_KEYS = (
     "block_frames",
     "frame_interval_fs",
 )
+
+#: Largest difference in volume between a run's cell and that of its reference.
+_VOLUME_TOLERANCE = 0.005
 
 #: Largest difference in temperature between a run and the reference it is held against.
 _TEMPERATURE_TOLERANCE = 0.03
@@ -84,6 +93,8 @@ class Comparison:
         angles: likewise for angles, empty when the reference has none.
         torsions: likewise for torsions.
         pairs: mean absolute difference of h(r), or None when either has no h(r).
+        radial: mean absolute difference of g(r) of each pair of elements, empty without a cell.
+        radial_mean: their average.
     """
 
     run_blocks: float
@@ -96,6 +107,8 @@ class Comparison:
     angles: tuple[Difference, ...]
     torsions: tuple[Difference, ...]
     pairs: Difference | None
+    radial: tuple[Difference, ...] = ()
+    radial_mean: Difference | None = None
 
 
 def check_reference(reference: Mapping[str, Tensor]) -> Molecule:
@@ -163,17 +176,39 @@ def reference_bond_means(reference: Mapping[str, Tensor], molecule: Molecule) ->
     return _per_bond(reference, molecule, "bond_mean_A")
 
 
-def bins_for(reference: Mapping[str, Tensor], molecule: Molecule) -> Bins:
+def bins_for(
+    reference: Mapping[str, Tensor], molecule: Molecule, cell: Tensor | None = None
+) -> Bins:
     """Return the reference's bins for a molecule, so that both are counted alike.
 
     Args:
         reference: what `reference.safetensors` holds.
         molecule: the run's molecule.
+        cell: `(n_replicas, 3, 3)`, Å, of the run, or None without periodicity.
 
     Raises:
-        ValueError: if the reference is of another molecule.
+        ValueError: if the reference is of another molecule, or one of the two has a cell and the
+            other has none or one of another volume or too thin.
     """
-    return Bins(internal_coordinates(molecule), _per_bond(reference, molecule, "bond_low_A"))
+    low = _per_bond(reference, molecule, "bond_low_A")
+    high_A = float(reference["radial_high_A"]) if "radial_high_A" in reference else None
+    here = cell if all(molecule.pbc) else None
+    if high_A is None and here is None:
+        return Bins(internal_coordinates(molecule), low)
+    if high_A is None or here is None:
+        one, other = ("reference", "run") if here is None else ("run", "reference")
+        raise ValueError(f"the {one} is of a periodic cell and the {other} of none")
+    there_A3, here_A3 = float(reference["volume_A3"]), mean_volume_A3(here)
+    if abs(here_A3 / there_A3 - 1.0) > _VOLUME_TOLERANCE:
+        raise ValueError(
+            f"it was made in a cell of {there_A3:.1f} Å^3 and this run is in one of {here_A3:.1f}"
+        )
+    if radial_range_A(here) < high_A * (1.0 - 1e-6):
+        raise ValueError(
+            f"its g(r) reaches to {high_A:.2f} Å and the cell of this run only to "
+            f"{radial_range_A(here):.2f} Å"
+        )
+    return Bins(internal_coordinates(molecule), low, high_A)
 
 
 def compare(
@@ -219,6 +254,7 @@ def compare(
     if all(name in s and bool(s[name].any()) for s in (run, reference)):
         both = run[name], reference[name]
         (pairs,) = _differences(*both, ("h(r)",), density_difference, 0.5, *scale)
+    radial, radial_mean = _radial_differences(run, reference, *scale)
     seconds = reference["block_frames"].double().mean() * reference["frame_interval_fs"]
     return Comparison(
         length,
@@ -231,20 +267,42 @@ def compare(
         differences("angle_counts", here.angle_labels),
         differences("torsion_counts", here.torsion_labels),
         pairs,
+        radial,
+        radial_mean,
     )
+
+
+def _radial_differences(
+    run: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    length: float,
+    generator: torch.Generator,
+) -> tuple[tuple[Difference, ...], Difference | None]:
+    """Differences of g(r): of each pair of elements, and their mean."""
+    name = "radial_counts"
+    if not all(name in s and bool(s[name].any()) for s in (run, reference)):
+        return (), None
+    both = run[name], reference[name]
+    where = float(reference["radial_high_A"]), float(reference["volume_A3"])
+    labels = radial_labels(reference["radial_elements"])
+    each = _differences(*both, labels, RadialDifference(*where), 0.5, length, generator)
+    averaged = RadialDifference(*where, mean=True)
+    (mean,) = _differences(*both, ("g(r)",), averaged, 0.5, length, generator)
+    return each, mean
 
 
 def run_length_in_blocks(run: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
     """Length of a run in blocks of the reference, as far as sampling noise goes.
 
-    Frames closer together than the correlation time of the bonds count together; so a run with
-    frames every 8 fs and a reference with frames every 2 fs are put on one scale.
+    Frames closer together than the correlation time of the bonds, or of g(r), count together; so
+    a run with frames every 8 fs and a reference with frames every 2 fs are put on one scale.
 
     Args:
         run: statistics of the run.
         reference: what `reference.safetensors` holds.
     """
     slowest = float(reference["bond_inefficiency_fs"].amax()) if len(reference["bonds"]) else 0.0
+    slowest = max(slowest, float(reference.get("radial_inefficiency_fs", 0.0)))
 
     def independent(statistics: Mapping[str, Tensor], frames: Tensor) -> float:
         interval_fs = float(statistics["frame_interval_fs"])

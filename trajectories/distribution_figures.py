@@ -110,3 +110,32 @@ def pairs_figure(run: Tensor, reference: Tensor | None, low_A: float, high_A: fl
         name_axes(upper, "r (Å)" if reference is None else "", "h(r) (1/Å)")
         upper.legend(loc="upper right")
         return as_svg(drawing, "pairs", "Distribution of all interatomic distances.")
+
+
+def radial_figure(
+    labels: tuple[str, ...], run: Tensor, reference: Tensor | None, high_A: float
+) -> str:
+    """Show g(r) of each pair of elements.
+
+    Args:
+        labels: one per pair.
+        run: `(n_pairs, n_bins)`.
+        reference: likewise, or None.
+        high_A: upper end of the last bin; the first begins at 0.
+    """
+    edges = np.linspace(0.0, high_A, run.shape[1] + 1)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    with figure(0.3 + 1.9 * len(labels)) as drawing:
+        grid = drawing.subplots(len(labels), 1, squeeze=False, sharex=True)
+        for n, axes in enumerate(grid.flat):
+            if reference is not None:
+                other = reference[n].numpy()
+                axes.fill_between(
+                    middle, other, color=REFERENCE_COLOUR, alpha=0.4, lw=0, label="reference"
+                )
+            axes.plot(middle, run[n].numpy(), color=NETWORK_COLOUR, lw=1.2, label="this run")
+            axes.axhline(1.0, color=INK, lw=0.5, ls=":")
+            axes.set_xlim(0.0, high_A)
+            name_axes(axes, "r (Å)" if n == len(labels) - 1 else "", f"g(r) {labels[n]}")
+        grid.flat[0].legend(loc="upper left")
+        return as_svg(drawing, "radial", "Radial distribution of the run over the reference's.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -10,6 +12,11 @@ from torch import Tensor
 
 from egno_md.state import Molecule
 from egno_md.trajectories.bond_classes import InternalCoordinates, internal_coordinates
+from egno_md.trajectories.nearest_images import nearest_images
+from egno_md.trajectories.radial_distribution import MOST_ATOMS, radial_range_A
+
+#: Turns arrows `(n_frames, n, 3)` between atoms into those to the nearest images.
+Nearest = Callable[[Tensor], Tensor]
 
 #: Bins of a bond-length histogram; the first and last also take everything beyond.
 BOND_BINS: Final = 60
@@ -33,64 +40,97 @@ class Bins:
     Attributes:
         coordinates: the bonds, angles and torsions that are counted.
         bond_low_A: `(n_bonds,)` float64, lower end of each bond's range; alike bonds share it.
+        radial_high_A: where the bins of g(r) end, or None if it is not counted.
     """
 
     coordinates: InternalCoordinates
     bond_low_A: Tensor
+    radial_high_A: float | None = None
 
     @classmethod
-    def around(cls, molecule: Molecule, positions: Tensor) -> Bins:
+    def around(cls, molecule: Molecule, positions: Tensor, cell: Tensor | None = None) -> Bins:
         """Centre the bins on the mean bond lengths of some frames.
 
         Args:
             molecule: gives the bonds.
-            positions: `(..., n_atoms, 3)`, Å; frames that are not finite are left out.
+            positions: `(n_replicas, ..., n_atoms, 3)`, Å; frames that are not finite are left
+                out.
+            cell: `(n_replicas, 3, 3)`, Å, or None without periodicity.
         """
         coordinates = internal_coordinates(molecule)
         frames = positions.reshape(-1, molecule.n_atoms, 3)
-        frames = frames[torch.isfinite(frames).all(-1).all(-1)]
-        lengths = bond_lengths(frames, molecule.bonds)
+        good = torch.isfinite(frames).all(-1).all(-1)
+        boxes = None
+        if cell is not None:
+            boxes = cell.repeat_interleave(len(frames) // len(cell), 0)[good]
+        frames = frames[good]
+        lengths = bond_lengths(frames, molecule.bonds, nearest_in(molecule, boxes))
         mean = lengths.mean(0) if len(frames) else torch.ones(len(molecule.bonds)).double()
         classes = coordinates.bond_class
         n = len(coordinates.bond_keys)
         total = torch.zeros(n, dtype=torch.float64).index_add_(0, classes, mean)
         mean_of_class = total / torch.bincount(classes, minlength=n).clamp_min(1)
-        return cls(coordinates, (mean_of_class - BOND_RANGE_A / 2)[classes])
+        bulk = cell is not None and all(molecule.pbc) and 1 < molecule.n_atoms <= MOST_ATOMS
+        return cls(
+            coordinates,
+            (mean_of_class - BOND_RANGE_A / 2)[classes],
+            radial_range_A(cell) if bulk and cell is not None else None,
+        )
 
 
-def bond_lengths(positions: Tensor, bonds: Tensor) -> Tensor:
+def nearest_in(molecule: Molecule, cell: Tensor | None) -> Nearest | None:
+    """Return what finds nearest images in the cells of some frames, None without periodicity.
+
+    Args:
+        molecule: gives the periodic directions.
+        cell: `(n_frames, 3, 3)`, Å, or None.
+    """
+    if cell is None or not any(molecule.pbc):
+        return None
+    return partial(nearest_images, cell=cell, pbc=molecule.pbc)
+
+
+def _arrows(positions: Tensor, i: Tensor, j: Tensor, nearest: Nearest | None) -> Tensor:
+    """From atoms j to atoms i, `(..., n, 3)`, Å."""
+    found = positions[..., i, :] - positions[..., j, :]
+    return found if nearest is None else nearest(found)
+
+
+def bond_lengths(positions: Tensor, bonds: Tensor, nearest: Nearest | None = None) -> Tensor:
     """Lengths of bonds.
 
     Args:
         positions: `(..., n_atoms, 3)`, Å.
         bonds: `(n_bonds, 2)` int64.
+        nearest: finds nearest images, or None.
 
     Returns:
         `(..., n_bonds)`, Å, float64.
     """
     x = positions.to(torch.float64)
-    along: Tensor = x[..., bonds[:, 0], :] - x[..., bonds[:, 1], :]
+    along = _arrows(x, bonds[:, 0], bonds[:, 1], nearest)
     lengths: Tensor = torch.linalg.vector_norm(along, dim=-1)
     return lengths
 
 
-def angle_values(positions: Tensor, angles: Tensor) -> Tensor:
+def angle_values(positions: Tensor, angles: Tensor, nearest: Nearest | None = None) -> Tensor:
     """Angles between bonds.
 
     Args:
         positions: `(..., n_atoms, 3)`, Å.
         angles: `(n_angles, 3)` int64, middle atom in the middle.
+        nearest: finds nearest images, or None.
 
     Returns:
         `(..., n_angles)`, radians, 0..pi, float64.
     """
     x = positions.to(torch.float64)
-    first = x[..., angles[:, 0], :] - x[..., angles[:, 1], :]
-    second = x[..., angles[:, 2], :] - x[..., angles[:, 1], :]
+    first = _arrows(x, angles[:, 0], angles[:, 1], nearest)
+    second = _arrows(x, angles[:, 2], angles[:, 1], nearest)
     return torch.atan2(torch.linalg.cross(first, second).norm(dim=-1), (first * second).sum(-1))
 
 
-def torsion_values(positions: Tensor, torsions: Tensor) -> Tensor:
+def torsion_values(positions: Tensor, torsions: Tensor, nearest: Nearest | None = None) -> Tensor:
     """Torsion angles along chains of four atoms (0 when eclipsed, IUPAC sign).
 
     Args:
@@ -101,9 +141,7 @@ def torsion_values(positions: Tensor, torsions: Tensor) -> Tensor:
         `(..., n_torsions)`, radians, -pi..pi, float64.
     """
     x = positions.to(torch.float64)
-    b1 = x[..., torsions[:, 1], :] - x[..., torsions[:, 0], :]
-    b2 = x[..., torsions[:, 2], :] - x[..., torsions[:, 1], :]
-    b3 = x[..., torsions[:, 3], :] - x[..., torsions[:, 2], :]
+    b1, b2, b3 = (_arrows(x, torsions[:, k + 1], torsions[:, k], nearest) for k in range(3))
     n1 = torch.linalg.cross(b1, b2)
     n2 = torch.linalg.cross(b2, b3)
     sine = (b2.norm(dim=-1, keepdim=True) * b1 * n2).sum(-1)

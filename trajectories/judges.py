@@ -17,6 +17,10 @@ from egno_md.roles import Verdict
 from egno_md.segment import Segment
 from egno_md.state import Molecule, State, temperature_K
 from egno_md.trajectories.energy_judge import EnergyJudge
+from egno_md.trajectories.nearest_images import half_thickness_A, nearest_images
+
+#: Share of the contact limit that holds where no bonds are listed.
+_WITHOUT_BONDS = 0.7
 
 __all__ = ["BondJudge", "ContactJudge", "EnergyJudge", "FiniteJudge", "TemperatureJudge"]
 
@@ -43,6 +47,28 @@ def verdict_of(accepted: Tensor, reason: Callable[[int, int], str]) -> Verdict:
         None if k == n_frames else reason(r, k) for r, k in enumerate(n_accepted.tolist())
     )
     return Verdict(n_accepted, reasons)
+
+
+def _to_nearest(segment: Segment, arrows: Tensor) -> Tensor:
+    """Lead arrows `(n_replicas, ..., 3)` to the nearest images, if there are any."""
+    if segment.cell is None or not any(segment.molecule.pbc):
+        return arrows
+    return nearest_images(arrows, segment.cell, segment.molecule.pbc)
+
+
+def _check_room(segment: Segment, limit_A: float) -> None:
+    """Refuse cells in which an image that is too close could be missed."""
+    pbc = segment.molecule.pbc
+    if not any(pbc):
+        return
+    if segment.cell is None:
+        raise ValueError(f"the contact judge needs the cell of a system periodic along {pbc}")
+    room_A = half_thickness_A(segment.cell, pbc)
+    if room_A < limit_A:
+        raise ValueError(
+            f"the contact judge allows {limit_A:.2f} Å and more, but the cell is only "
+            f"{2 * room_A:.2f} Å thick: repeat it, or leave the judge out"
+        )
 
 
 class _Stateless:
@@ -82,7 +108,7 @@ class FiniteJudge(_Stateless):
 class BondJudge(_Stateless):
     """Accepts frames in which every bond is near its reference length.
 
-    Bonds are those of the molecule; positions are unwrapped, so no images are searched.
+    Bonds are those of the molecule; in a cell they lead to the nearest images.
     """
 
     name = "bond lengths"
@@ -141,7 +167,8 @@ class BondJudge(_Stateless):
                 f"the molecule has {len(bonds)} bonds"
             )
         x = segment.positions
-        lengths = (x[:, :, bonds[:, 0]] - x[:, :, bonds[:, 1]]).norm(dim=-1).to(torch.float64)
+        arrows = _to_nearest(segment, x[:, :, bonds[:, 0]] - x[:, :, bonds[:, 1]])
+        lengths = arrows.norm(dim=-1).to(torch.float64)
         reference = self.reference_A.to(lengths.device)
         within = (lengths - reference).abs() <= self.limit_A
 
@@ -161,8 +188,9 @@ class ContactJudge(_Stateless):
     """Accepts frames in which no two atoms that are not bonded come too close.
 
     The limit of a pair is a factor times the sum of its covalent radii (Cordero et al. 2008,
-    as ASE tabulates them), or one length for all. For isolated molecules: images in a
-    periodic cell are not searched, so periodic molecules are refused.
+    as ASE tabulates them), or one length for all. Where no bonds are listed at all, as in a metal
+    or a salt, neighbours stand at about that sum, and 0.7 of the limit is used. In a periodic
+    cell the nearest images count.
     """
 
     name = "close contacts"
@@ -187,14 +215,11 @@ class ContactJudge(_Stateless):
         """Measure every pair in every frame.
 
         Raises:
-            ValueError: if the molecule is periodic.
+            ValueError: if a periodic cell is missing, or thinner than two limits.
         """
         molecule = segment.molecule
-        if any(molecule.pbc):
-            raise ValueError(
-                f"the contact judge is for isolated molecules (pbc {molecule.pbc}): leave it out"
-            )
         pairs, limits = self._pairs(molecule)
+        _check_room(segment, float(limits.max()) if len(limits) else 0.0)
         pairs, limits = pairs.to(segment.positions.device), limits.to(segment.positions.device)
         within = torch.ones(
             segment.positions.shape[:2], dtype=torch.bool, device=segment.positions.device
@@ -225,13 +250,14 @@ class ContactJudge(_Stateless):
         from ase.data import covalent_radii
 
         radii = torch.tensor([float(covalent_radii[int(z)]) for z in molecule.numbers])
-        return pairs, self.factor * radii.to(torch.float64)[pairs].sum(1)
+        factor = self.factor * (1.0 if len(molecule.bonds) else _WITHOUT_BONDS)
+        return pairs, factor * radii.to(torch.float64)[pairs].sum(1)
 
     @staticmethod
     def _distances(segment: Segment, frame: int, pairs: Tensor) -> Tensor:
         """Distances `(n_replicas, n_pairs)` Å in one frame."""
         x = segment.positions[:, frame].to(torch.float64)
-        arrows = x[:, pairs[:, 0]] - x[:, pairs[:, 1]]
+        arrows = _to_nearest(segment, x[:, pairs[:, 0]] - x[:, pairs[:, 1]])
         distances: Tensor = torch.linalg.vector_norm(arrows, dim=-1)
         return distances
 

@@ -119,7 +119,8 @@ def make_reference(
     runs = [_Half(potential, start, plan, seed) for seed in (plan.seed, plan.seed + 1)]
     for run in runs:
         run.move(plan.n_burn_in, tick)
-    bins = Bins.around(molecule, torch.cat([run.probe(tick) for run in runs]))
+    cell = None if start.cell is None else start.cell[:1].expand(plan.n_replicas, 3, 3)
+    bins = Bins.around(molecule, torch.cat([run.probe(tick) for run in runs]), cell)
     counter = StatisticsCounter(
         molecule,
         bins,
@@ -131,7 +132,8 @@ def make_reference(
     while done < plan.n_frames:
         n = min(_FRAMES_AT_ONCE, plan.n_frames - done)
         parts = [run.frames(n, tick) for run in runs]
-        counter.add(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        x, v, energies = (torch.cat(column) for column in zip(*parts, strict=True))
+        counter.add(x, v, energies, cell)
         done += n
     halves = torch.arange(2).repeat_interleave(half)
     numbers = {

@@ -137,9 +137,11 @@ def all_checks(
             why,
         )
     )
-    found.append(
-        _difference("h(r) looks like the reference", comparison.pairs if comparison else None, why)
-    )
+    name = "g(r)" if any(record.molecule.pbc) else "h(r)"
+    measured = None
+    if comparison is not None:
+        measured = comparison.radial_mean if name == "g(r)" else comparison.pairs
+    found.append(_difference(f"{name} looks like the reference", measured, why))
     return tuple(found)
 
 

@@ -12,7 +12,11 @@ from torch import Tensor
 from egno_md.trajectories import report_page as html
 from egno_md.trajectories.bond_classes import internal_coordinates
 from egno_md.trajectories.comparison import Comparison, Difference
-from egno_md.trajectories.distribution_figures import distributions_figure, pairs_figure
+from egno_md.trajectories.distribution_figures import (
+    distributions_figure,
+    pairs_figure,
+    radial_figure,
+)
 from egno_md.trajectories.histograms import (
     ANGLE_BINS,
     BOND_BINS,
@@ -20,6 +24,12 @@ from egno_md.trajectories.histograms import (
     PAIR_HIGH_A,
     PAIR_LOW_A,
     sum_alike,
+)
+from egno_md.trajectories.radial_distribution import (
+    MOST_ATOMS,
+    RADIAL_BINS,
+    radial_distribution,
+    radial_labels,
 )
 from egno_md.trajectories.report_checks import FLOOR_FACTOR
 from egno_md.trajectories.run_record import RunRecord
@@ -30,7 +40,7 @@ def structure_section(
     comparison: Comparison | None,
     reference: Mapping[str, Tensor] | None,
 ) -> list[str]:
-    """Bond lengths, angles, torsions and h(r), beside the reference."""
+    """Bond lengths, angles, torsions and h(r) or g(r), beside the reference."""
     parts = [html.heading("Structure beside the reference")]
     statistics = record.statistics
     if statistics is None:
@@ -50,10 +60,12 @@ def structure_section(
         if comparison and comparison.pairs:
             text += " MAE " + _against_floor(comparison.pairs)
         parts.append(html.picture(svg, text))
+    elif "radial_counts" in statistics and bool(statistics["radial_counts"].any()):
+        parts += _radial_parts(statistics, comparison, other)
     else:
-        parts.append(
-            html.paragraph("There is no h(r): no pair within 10 Å, or periodic.", soft=True)
-        )
+        text = "There is neither h(r) nor g(r): no pair near, a cell periodic along some "
+        text += f"directions only, or more than {MOST_ATOMS} atoms in it."
+        parts.append(html.paragraph(text, soft=True))
     return parts + _torsion_parts(record, comparison, other)
 
 
@@ -144,6 +156,36 @@ def difference_table(what: str, differences: Sequence[Difference]) -> str:
         "the divergence itself, not its square root.",
         soft=True,
     )
+
+
+def _radial_parts(
+    statistics: Mapping[str, Tensor],
+    comparison: Comparison | None,
+    reference: Mapping[str, Tensor] | None,
+) -> list[str]:
+    high_A, volume_A3 = float(statistics["radial_high_A"]), float(statistics["volume_A3"])
+
+    def distribution(of: Mapping[str, Tensor]) -> Tensor:
+        return radial_distribution(of["radial_counts"].sum(0), high_A, volume_A3)
+
+    other = distribution(reference) if reference and "radial_counts" in reference else None
+    labels = radial_labels(statistics["radial_elements"])
+    text = (
+        f"g(r) of nearest images, {RADIAL_BINS} bins up to {high_A:.2f} Å, where the cell ends; "
+        "1 means no order."
+    )
+    if comparison and comparison.radial_mean:
+        text += " Mean absolute difference " + _against_floor(comparison.radial_mean)
+    svg = radial_figure(labels, distribution(statistics), other, high_A)
+    parts = [html.picture(svg, text)]
+    if comparison and len(comparison.radial) > 1:
+        rows = [
+            (d.label, f"{d.value:.4f}", f"{d.floor:.4f}", f"{d.floor_high:.4f}", f"{d.ratio:.2f}")
+            for d in comparison.radial
+        ]
+        head = ("g(r)", "mean |difference|", "chance, mean", "chance, 95 %", "times the floor")
+        parts.append(html.table(head, rows, (1, 2, 3, 4)))
+    return parts
 
 
 def _torsion_parts(

@@ -187,6 +187,7 @@ def record_run(
                 segment.positions[:, skip:],
                 segment.velocities[:, skip:],
                 segment.potential_energies[:, skip:],
+                segment.cell,
             )
         scalars.append((segment.times_fs, segment.made_by, segment.potential_energies))
     elements = torch.unique(molecule.numbers)
@@ -236,10 +237,10 @@ def _bins(
     problem = None
     if reference:
         try:
-            return bins_for(reference, molecule), None
+            return bins_for(reference, molecule, segment.cell), None
         except ValueError as error:
             problem = str(error)
-    return Bins.around(molecule, segment.positions), problem
+    return Bins.around(molecule, segment.positions, segment.cell), problem
 
 
 def _freedom(segment: Segment, config: Mapping[str, Any]) -> int:

@@ -23,6 +23,7 @@ from egno_md.state import Molecule, State, maxwell_boltzmann
 from egno_md.trajectories.comparison import reference_bond_means
 from egno_md.trajectories.energy_judge import EnergyJudge
 from egno_md.trajectories.generate import frames_for
+from egno_md.trajectories.histograms import bond_lengths, nearest_in
 from egno_md.trajectories.judges import (
     BondJudge,
     ContactJudge,
@@ -174,9 +175,9 @@ def bond_reference(models: RunModels, structure: State) -> list[float]:
             except ValueError:  # the reference is of another molecule
                 continue
             return [float(x) for x in means]
-    i, j = molecule.bonds.T
-    x = structure.positions[0].to(torch.float64)
-    return [float(d) for d in (x[i] - x[j]).norm(dim=-1)]
+    nearest = nearest_in(molecule, structure.cell)
+    lengths = bond_lengths(structure.positions[:1], molecule.bonds, nearest)
+    return [float(d) for d in lengths[0]]
 
 
 def build_propagator(

@@ -17,6 +17,10 @@ judged: blocks of a reference are independent replicas.
 | `bond_counts` | `(n_blocks, n_bonds, 60)` int | lengths; end bins take all beyond |
 | `bond_inefficiency_fs` | `(n_bonds,)` float64 | time between independent samples, fs |
 | `pair_counts` | `(n_blocks, 500)` int | all pair distances, 1e-6..10 Å: h(r) |
+| `radial_counts` | `(n_blocks, n_element_pairs, 201)` int | g(r), see `radial_distribution.py` |
+| `radial_elements` | `(n_element_pairs, 2)` int64 | atomic numbers, lighter first |
+| `radial_high_A`, `volume_A3` | `()` float64 | where its bins end; mean volume of the cell |
+| `radial_inefficiency_fs` | `()` float64 | time between independent samples of g(r), fs |
 | `angle_counts` | `(n_blocks, n_angle_classes, 60)` int | alike angles together, 0..pi |
 | `torsion_counts` | `(n_blocks, n_torsion_classes, 60)` int | alike torsions, -pi..pi |
 | `elements` | `(n_elements,)` int64 | atomic numbers present, ascending |
@@ -30,9 +34,10 @@ judged: blocks of a reference are independent replicas.
 A reference has in addition `block_half (n_blocks,)`, 0 or 1 for its two seeds, and the scalars
 `temperature_K`, `timestep_fs`, `friction_per_ps` and the text `description_utf8`.
 
-What was not given (velocities, energies) or does not apply (h(r) under periodic boundaries)
-has no key. Bonds are kept in the order of the trajectory. Another order of the same atoms is
-recognised by element and bonded surroundings: see `reference.py`.
+What was not given (velocities, energies) or does not apply has no key: a cell that is periodic
+in all directions has g(r), a molecule without any has h(r), what lies between has neither. Bonds
+are kept in the order of the trajectory. Another order of the same atoms is recognised by element
+and bonded surroundings: see `comparison.py`.
 """
 
 from __future__ import annotations
@@ -46,13 +51,17 @@ from egno_md.trajectories.histograms import (
     BOND_BINS,
     BOND_RANGE_A,
     Bins,
+    Nearest,
     angle_values,
     bond_lengths,
     count_columns,
     count_pairs,
+    nearest_in,
     sum_alike,
     torsion_values,
 )
+from egno_md.trajectories.inefficiency import slowest_inefficiencies
+from egno_md.trajectories.radial_distribution import RadialTally
 from egno_md.units import BOLTZMANN_EV_PER_K, EV_PER_AMU_A2_FS2
 
 FORMAT_VERSION = 1
@@ -105,6 +114,10 @@ class StatisticsCounter:
         self._low = torch.full((n_bonds,), float("inf"), dtype=torch.float64)
         self._high = torch.full((n_bonds,), float("-inf"), dtype=torch.float64)
         self._lengths: list[Tensor] = []
+        high_A = bins.radial_high_A
+        self._radial = None
+        if high_A is not None:
+            self._radial = RadialTally(molecule.numbers, high_A, n_blocks, n_replicas)
         self._temperatures: list[Tensor] = []
         self._potentials: list[Tensor] = []
 
@@ -113,6 +126,7 @@ class StatisticsCounter:
         positions: Tensor,
         velocities: Tensor | None = None,
         potential_energies: Tensor | None = None,
+        cell: Tensor | None = None,
     ) -> None:
         """Count the frames that follow those counted so far.
 
@@ -120,6 +134,7 @@ class StatisticsCounter:
             positions: `(n_replicas, n, n_atoms, 3)`, Å.
             velocities: same shape, Å/fs, or None.
             potential_energies: `(n_replicas, n)`, eV, NaN where unknown, or None.
+            cell: `(n_replicas, 3, 3)`, Å, or None without periodicity.
 
         Raises:
             ValueError: if the shape is wrong or more frames come than were announced.
@@ -135,13 +150,13 @@ class StatisticsCounter:
         per_frame = self.n_replicas * self.molecule.n_atoms * max(self.molecule.n_atoms, 6)
         step = max(1, _CHUNK_VALUES // per_frame)
         for start in range(0, shape[1], step):
-            self._count(positions[:, start : start + step])
+            self._count(positions[:, start : start + step], cell)
         if velocities is not None:
             self._temperatures.append(self.element_temperatures(velocities))
         if potential_energies is not None:
             self._potentials.append(potential_energies.to(torch.float64))
 
-    def _count(self, positions: Tensor) -> None:
+    def _count(self, positions: Tensor, cell: Tensor | None) -> None:
         """Count one piece of `(n_replicas, n, n_atoms, 3)`."""
         r, n = positions.shape[:2]
         per = self.blocks_per_replica
@@ -151,10 +166,15 @@ class StatisticsCounter:
         good = torch.isfinite(frames).all(-1).all(-1)
         self._seen += n
         self._bad += int((~good).sum())
-        lengths = bond_lengths(frames, self.molecule.bonds)
+        boxes = None if cell is None else cell.to(torch.float64).repeat_interleave(n, 0)
+        nearest = nearest_in(self.molecule, boxes)
+        lengths = bond_lengths(frames, self.molecule.bonds, nearest)
         if sum(part.shape[1] for part in self._lengths) < _SERIES_FRAMES:
             self._lengths.append(lengths.reshape(r, n, -1).to(torch.float32))
+        if self._radial is not None and boxes is not None:
+            self._radial.add(frames, boxes, block, good)
         frames, block, lengths = frames[good], block[good], lengths[good]
+        boxes = None if boxes is None else boxes[good]
         if len(frames) == 0:
             return
         self._block_frames += torch.bincount(block, minlength=len(self._block_frames))
@@ -162,9 +182,11 @@ class StatisticsCounter:
         self._sum[1] += lengths.square().sum(0)
         self._low = torch.minimum(self._low, lengths.amin(0))
         self._high = torch.maximum(self._high, lengths.amax(0))
-        self._histograms(frames, lengths, block)
+        self._histograms(frames, lengths, block, nearest_in(self.molecule, boxes))
 
-    def _histograms(self, frames: Tensor, lengths: Tensor, block: Tensor) -> None:
+    def _histograms(
+        self, frames: Tensor, lengths: Tensor, block: Tensor, nearest: Nearest | None
+    ) -> None:
         n_blocks = len(self._block_frames)
         c = self.bins.coordinates
         width = torch.full((len(c.bonds),), BOND_RANGE_A, dtype=torch.float64)
@@ -172,10 +194,17 @@ class StatisticsCounter:
         self._gain("bond_counts", count_columns(lengths, block, n_blocks, low, width, BOND_BINS))
         pi = torch.pi
         for key, values, classes, keys, start, span in (
-            ("angle_counts", angle_values(frames, c.angles), c.angle_class, c.angle_keys, 0.0, pi),
+            (
+                "angle_counts",
+                angle_values(frames, c.angles, nearest),
+                c.angle_class,
+                c.angle_keys,
+                0.0,
+                pi,
+            ),
             (
                 "torsion_counts",
-                torsion_values(frames, c.torsions),
+                torsion_values(frames, c.torsions, nearest),
                 c.torsion_class,
                 c.torsion_keys,
                 -pi,
@@ -247,7 +276,7 @@ class StatisticsCounter:
             "bond_min_A": self._low,
             "bond_max_A": self._high,
             "bond_low_A": self.bins.bond_low_A,
-            "bond_inefficiency_fs": _inefficiencies(self._lengths) * self.frame_interval_fs,
+            "bond_inefficiency_fs": slowest_inefficiencies(self._lengths) * self.frame_interval_fs,
             **self._counts,
             "elements": self.elements,
             "block_frames": self._block_frames,
@@ -256,6 +285,8 @@ class StatisticsCounter:
             "n_bad_frames": torch.tensor(self._bad),
             "frame_interval_fs": torch.tensor(self.frame_interval_fs, dtype=torch.float64),
         }
+        if self._radial is not None:
+            found |= self._radial.result(self.frame_interval_fs)
         series = self.temperature_series()
         if series is not None:
             total = self.total_temperature(series)
@@ -283,6 +314,7 @@ def trajectory_statistics(
     bins: Bins | None = None,
     blocks_per_replica: int = 1,
     degrees_of_freedom: int | None = None,
+    cell: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Count a whole trajectory.
 
@@ -295,6 +327,7 @@ def trajectory_statistics(
         bins: from the reference that this will be compared with; around the frames when None.
         blocks_per_replica: stretches each replica is cut into.
         degrees_of_freedom: per replica; 3 n_atoms when None.
+        cell: `(n_replicas, 3, 3)`, Å, or None without periodicity.
 
     Returns:
         The dictionary described at the top of this file.
@@ -309,14 +342,14 @@ def trajectory_statistics(
         )
     counter = StatisticsCounter(
         molecule,
-        Bins.around(molecule, positions) if bins is None else bins,
+        Bins.around(molecule, positions, cell) if bins is None else bins,
         n_replicas=positions.shape[0],
         n_frames=positions.shape[1],
         frame_interval_fs=frame_interval_fs,
         blocks_per_replica=blocks_per_replica,
         degrees_of_freedom=degrees_of_freedom,
     )
-    counter.add(positions, velocities, potential_energies)
+    counter.add(positions, velocities, potential_energies, cell)
     return counter.result()
 
 
@@ -348,42 +381,3 @@ def atom_freedom(molecule: Molecule, degrees_of_freedom: int | None = None) -> T
         return torch.full((molecule.n_atoms,), wanted / molecule.n_atoms, dtype=torch.float64)
     share = 3.0 * (1.0 - molecule.masses / molecule.masses.sum())
     return share * (wanted / (full - 3))
-
-
-def statistical_inefficiency(series: Tensor) -> Tensor:
-    """Number of frames that count as one independent sample, g = 1 + 2 sum of correlations.
-
-    The sum ends at the first correlation that is not positive.
-
-    Args:
-        series: `(n_replicas, n_frames)`; correlations are averaged over replicas.
-
-    Returns:
-        `()` float64, at least 1; 1 for a series that never changes.
-    """
-    x = series.to(torch.float64)
-    n = x.shape[1]
-    x = x - x.mean()
-    spectrum = torch.fft.rfft(x, n=2 * n, dim=1)
-    covariance = torch.fft.irfft(spectrum.abs().square(), n=2 * n, dim=1)[:, :n].mean(0)
-    pairs = torch.arange(n, 0, -1, dtype=torch.float64)
-    correlation = covariance / pairs / (covariance[0] / n).clamp_min(1e-300)
-    stop = (correlation <= 0).nonzero()
-    end = int(stop[0]) if len(stop) else n
-    weights = pairs[1:end] / n
-    found: Tensor = 1.0 + 2.0 * (weights * correlation[1:end]).sum()
-    return found.clamp_min(1.0)
-
-
-def _inefficiencies(parts: list[Tensor]) -> Tensor:
-    """Slowest of length and squared deviation, per bond, in frames."""
-    lengths = torch.cat(parts, 1).to(torch.float64)
-    found = []
-    for b in range(lengths.shape[2]):
-        x = lengths[..., b]
-        x = torch.nan_to_num(x - x[torch.isfinite(x)].mean(), nan=0.0, posinf=0.0, neginf=0.0)
-        # A bond oscillates within 10 fs, but its amplitude changes over hundreds.
-        found.append(
-            torch.maximum(statistical_inefficiency(x), statistical_inefficiency(x.square()))
-        )
-    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)

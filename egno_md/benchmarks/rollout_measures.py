@@ -22,7 +22,8 @@ from egno_md.roles import Potential, Propagator
 from egno_md.segment import Segment
 from egno_md.state import State, kinetic_energy
 from egno_md.trajectories.histograms import Bins, bond_lengths
-from egno_md.trajectories.statistics import StatisticsCounter, statistical_inefficiency
+from egno_md.trajectories.inefficiency import statistical_inefficiency
+from egno_md.trajectories.statistics import StatisticsCounter
 from egno_md.trajectories.vibrations import VibrationCounter
 
 #: A bond further than this from its reference length is a failure, Å.

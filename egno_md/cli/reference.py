@@ -25,18 +25,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="egno-md reference",
         description=(
             "Run classical Langevin dynamics with a potential, in two halves of independent "
-            "replicas, and write bond lengths, angles, torsions and h(r) to the bundle's "
-            "reference.safetensors. Reports of later runs are compared with it, and with the "
-            "difference that chance gives between pieces of it."
+            "replicas, and write bond lengths, angles, torsions and h(r), or g(r) in a cell, to "
+            "the bundle's reference.safetensors. Reports of later runs are compared with it, and "
+            "with the difference that chance gives between pieces of it."
         ),
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="packaged name or folder; is changed")
     parser.add_argument(
         "--potential",
         required=True,
-        metavar="sgdml:FILE|openmm:FORCEFIELD|escn:BUNDLE",
+        metavar="sgdml:FILE|openmm:FORCEFIELD|ase:CALCULATOR|escn:BUNDLE",
         help="makes the forces: an sGDML model file, a force field of OpenMM (amber14; the start "
-        "is then a PDB file), or an eSCN bundle by name or folder",
+        "is then a PDB file), a calculator of ASE (emt), or an eSCN bundle by name or folder",
     )
     parser.add_argument(
         "--start", metavar="FILE", help="structure to start from (default: the ethanol example)"

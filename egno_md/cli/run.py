@@ -202,12 +202,20 @@ def _structure_file(config: RunConfig) -> Path:
 
 
 def _open_potential(name: str) -> tuple[Potential, str]:
-    """Open a guard that is no bundle, `sgdml:FILE`, with its sha256."""
+    """Open a guard that is no bundle, `sgdml:FILE` or `ase:CALCULATOR`, with its sha256."""
     import hashlib
 
     kind, _, file = name.partition(":")
+    if kind == "ase":
+        from ase import __version__
+
+        from egno_md.calculators.potential_from_ase import ASEPotential
+
+        # A calculator has no file: its name and the release it comes with stand for it.
+        what = f"{name} of ASE {__version__}"
+        return ASEPotential.named(file), hashlib.sha256(what.encode()).hexdigest()
     if kind != "sgdml":
-        raise ValueError(f"guard = {name!r} is neither a bundle nor sgdml:FILE")
+        raise ValueError(f"guard = {name!r} is neither a bundle nor sgdml:FILE nor ase:CALCULATOR")
     from egno_md.data.sgdml import SGDMLPotential
 
     potential = SGDMLPotential.from_npz(file)

@@ -138,7 +138,7 @@ def test_contact_judge_looks_at_pairs_that_are_not_bonded_only(start, segment) -
     assert ContactJudge().judge(start, segment).n_accepted[1] == 4
 
 
-def test_contact_judge_uses_names_and_refuses_boxes(start, segment) -> None:
+def test_contact_judge_uses_names_and_needs_the_cell_of_a_periodic_system(start, segment) -> None:
     named = Molecule.from_numbers([8, 1, 1], names=("OW", "HW1", "HW2"))
     x = segment.positions.clone()
     x[:, 0, 1] = x[:, 0, 0]
@@ -146,10 +146,48 @@ def test_contact_judge_uses_names_and_refuses_boxes(start, segment) -> None:
     assert ContactJudge().judge(start, crowded).reasons[0].startswith("OW and HW1, not bonded, ")
     boxed = Molecule.from_numbers([8, 1, 1], pbc=(True, True, True))
     periodic = Segment(boxed, segment.times_fs, x, segment.velocities, segment.made_by)
-    with pytest.raises(ValueError, match="isolated molecules"):
+    with pytest.raises(ValueError, match="needs the cell"):
         ContactJudge().judge(start, periodic)
     with pytest.raises(ValueError, match="factor is -1"):
         ContactJudge(-1)
+
+
+def in_a_cell(positions, numbers, side_A, bonds=()):
+    """One frame of one replica in a cubic cell, as start and segment."""
+    molecule = Molecule.from_numbers(numbers, bonds=bonds, pbc=(True, True, True))
+    x = torch.tensor([positions], dtype=torch.float64)
+    cell = side_A * torch.eye(3, dtype=torch.float64)[None]
+    start = State(molecule, x, torch.zeros_like(x), 0.0, cell)
+    made_by = torch.zeros((1, 1), dtype=torch.int8)
+    times = torch.tensor([8.0], dtype=torch.float64)
+    return start, Segment(molecule, times, x[:, None], 0 * x[:, None], made_by, cell=cell)
+
+
+def test_contact_judge_sees_images_through_the_faces() -> None:
+    # 0.5 Å apart through the face, and a whole cell further for unwrapped positions.
+    for x in (7.7, 15.7, -8.3):
+        start, segment = in_a_cell([[0.2, 1.0, 1.0], [x, 1.0, 1.0]], [1, 1], 8.0)
+        verdict = ContactJudge(limit_A=0.51).judge(start, segment)
+        assert verdict.n_accepted.tolist() == [0]
+        assert "are 0.50 Å apart" in verdict.reasons[0]
+        assert ContactJudge(limit_A=0.49).judge(start, segment).n_accepted.tolist() == [1]
+    with pytest.raises(ValueError, match=r"cell is only 8\.00 Å thick"):
+        ContactJudge(limit_A=4.1).judge(start, segment)
+
+
+def test_contact_judge_allows_neighbours_in_a_metal() -> None:
+    # Copper's nearest neighbours, 2.57 Å, are closer than two covalent radii of 1.32 Å.
+    apart = 3.63 / 2**0.5
+    for distance, accepted in ((apart, 1), (1.86, 1), (1.84, 0)):
+        start, segment = in_a_cell([[0.0, 0, 0], [distance, 0, 0]], [29, 29], 8.0)
+        assert ContactJudge().judge(start, segment).n_accepted.tolist() == [accepted]
+
+
+def test_bond_judge_follows_bonds_through_the_faces() -> None:
+    judge = BondJudge(torch.tensor([0.96]), 0.1)
+    for x, accepted in ((7.76, 1), (-0.24, 1), (7.5, 0)):
+        start, segment = in_a_cell([[0.7, 0, 0], [x, 0, 0]], [8, 1], 8.0, bonds=[(0, 1)])
+        assert judge.judge(start, segment).n_accepted.tolist() == [accepted]
 
 
 def test_temperature_band_has_the_false_alarm_rate_it_says() -> None:

@@ -110,7 +110,9 @@ def bundle_path(tmp_path):
 
 
 def test_verb_writes_the_reference_into_the_bundle(bundle_path, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("egno_md.training.sources.open_potential", lambda name: Springs())
+    monkeypatch.setattr(
+        "egno_md.training.sources.open_potential", lambda name, structure: Springs()
+    )
     xyz = tmp_path / "chain.xyz"
     xyz.write_text("3\n\nH -1 0 0\nC 0 0 0\nO 0.3 1.35 0\n")
     options = ["--length-ps", "0.02", "--burn-in-ps", "0", "--n-replicas", "4", "--n-threads", "1"]

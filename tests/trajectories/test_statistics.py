@@ -19,10 +19,10 @@ from egno_md.trajectories.histograms import (
     bond_lengths,
     torsion_values,
 )
+from egno_md.trajectories.inefficiency import statistical_inefficiency
 from egno_md.trajectories.statistics import (
     StatisticsCounter,
     atom_freedom,
-    statistical_inefficiency,
     trajectory_statistics,
 )
 

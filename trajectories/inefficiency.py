@@ -1,0 +1,55 @@
+"""How many frames of a series count as one independent sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def statistical_inefficiency(series: Tensor) -> Tensor:
+    """Number of frames that count as one independent sample, g = 1 + 2 sum of correlations.
+
+    The sum ends at the first correlation that is not positive.
+
+    Args:
+        series: `(n_replicas, n_frames)`; correlations are averaged over replicas.
+
+    Returns:
+        `()` float64, at least 1; 1 for a series that never changes.
+    """
+    x = series.to(torch.float64)
+    n = x.shape[1]
+    x = x - x.mean()
+    spectrum = torch.fft.rfft(x, n=2 * n, dim=1)
+    covariance = torch.fft.irfft(spectrum.abs().square(), n=2 * n, dim=1)[:, :n].mean(0)
+    pairs = torch.arange(n, 0, -1, dtype=torch.float64)
+    correlation = covariance / pairs / (covariance[0] / n).clamp_min(1e-300)
+    stop = (correlation <= 0).nonzero()
+    end = int(stop[0]) if len(stop) else n
+    weights = pairs[1:end] / n
+    found: Tensor = 1.0 + 2.0 * (weights * correlation[1:end]).sum()
+    return found.clamp_min(1.0)
+
+
+def slowest_inefficiencies(parts: Sequence[Tensor]) -> Tensor:
+    """Slowest of each column's values and squared deviations.
+
+    Args:
+        parts: `(n_replicas, n, n_columns)` each, stretches that follow one another; what is not
+            finite is left out.
+
+    Returns:
+        `(n_columns,)` float64, in frames.
+    """
+    lengths = torch.cat(list(parts), 1).to(torch.float64)
+    found = []
+    for b in range(lengths.shape[2]):
+        x = lengths[..., b]
+        x = torch.nan_to_num(x - x[torch.isfinite(x)].mean(), nan=0.0, posinf=0.0, neginf=0.0)
+        # A bond oscillates within 10 fs, but its amplitude changes over hundreds.
+        found.append(
+            torch.maximum(statistical_inefficiency(x), statistical_inefficiency(x.square()))
+        )
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
