@@ -16,7 +16,7 @@ from openmm import app
 from egno_md.bundle import Bundle
 from egno_md.calculators.potential_from_ase import ASEPotential
 from egno_md.calculators.potential_from_openmm import FORCE_FIELDS
-from egno_md.models.compiled_gradient import CompiledGradient
+from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.classical import VelocityVerlet
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.learned import LearnedPropagator
@@ -155,15 +155,15 @@ def egno_engine(bundle: Bundle, start: State, *, compiled: bool) -> PropagatorEn
     Args:
         bundle: of kind egno.
         start: the replicas.
-        compiled: whether forces are compiled, on the first piece.
+        compiled: whether stages are compiled, on the first piece.
 
     Raises:
         ValueError: if the bundle does not suit the molecule.
     """
-    fast = LearnedPropagator.from_bundle(bundle, start.molecule)
-    if compiled:
-        fast.model.compiled = CompiledGradient(strict=True)
-    return PropagatorEngine([fast], [start])
+    how = Compiling(strict=True) if compiled else False
+    return PropagatorEngine(
+        [LearnedPropagator.from_bundle(bundle, start.molecule, compile=how)], [start]
+    )
 
 
 def escn_engine(bundle: Bundle, start: State) -> PropagatorEngine:

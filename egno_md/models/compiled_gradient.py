@@ -28,7 +28,9 @@ class CompiledGradient:
     Holds no weights: one object serves a model and its running average.
     """
 
-    def __init__(self, *, strict: bool = False, backend: str = "inductor") -> None:
+    def __init__(
+        self, *, strict: bool = False, backend: str | Callable[..., object] = "inductor"
+    ) -> None:
         """Make an empty store of compiled functions.
 
         Args:

@@ -279,7 +279,7 @@ class HamiltonianEGNO(nn.Module):
         Returns:
             `(n_replicas, n_atoms, 3)`, eV/Å; differentiable when the module is training.
         """
-        return self._downhill(positions, graph, self.stage_weights(stage))
+        return self.weighted_force(positions, graph, self.stage_weights(stage))
 
     def acceleration(self, positions: Tensor, graph: PairGraph) -> Tensor:
         """Return the acceleration by the time average of U(x, t), which is its first mode.
@@ -293,11 +293,20 @@ class HamiltonianEGNO(nn.Module):
         """
         first = torch.zeros(self.n_modes)
         first[0] = 1.0
-        force = self._downhill(positions.to(self.distance_mean.dtype), graph, first)
+        force = self.weighted_force(positions.to(self.distance_mean.dtype), graph, first)
         return ACCELERATION_PER_FORCE * force.to(positions) / graph.masses.to(positions)[:, None]
 
-    def _downhill(self, positions: Tensor, graph: PairGraph, mode_weights: Tensor) -> Tensor:
-        """Minus the gradient of the weighted sum of the potentials."""
+    def weighted_force(self, positions: Tensor, graph: PairGraph, mode_weights: Tensor) -> Tensor:
+        """Return minus the gradient of the weighted sum of the potentials.
+
+        Args:
+            positions: `(n_replicas, n_atoms, 3)`, Å.
+            graph: the molecule's pairs.
+            mode_weights: `(n_modes,)`.
+
+        Returns:
+            `(n_replicas, n_atoms, 3)`, eV/Å; differentiable when the module is training.
+        """
         weights = mode_weights.to(positions)
         if self.compiled is not None:
             with torch.set_grad_enabled(self.training):

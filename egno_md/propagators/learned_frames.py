@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from egno_md.models.compiled_segment import Compiling, SegmentMap
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import PairGraph
 from egno_md.models.periodic_pairs import periodic_graph
@@ -40,24 +41,34 @@ class Frames:
         return model.acceleration(given, graph).reshape(x.shape)
 
 
-def frames_with_all_pairs(
-    model: HamiltonianEGNO, graph: PairGraph, state: State, n_steps: int
-) -> Frames:
-    """Apply the map to replicas of a small molecule.
+class AllPairsFrames:
+    """Applies the map to replicas of a small molecule, all of whose pairs are listed once."""
 
-    Args:
-        model: the network.
-        graph: all pairs of the molecule.
-        state: where to start.
-        n_steps: applications of the map.
-    """
-    x, v = model.advance(state.positions, state.velocities, graph, n_steps)
-    return Frames(
-        torch.cat((state.positions[:, None], x), 1),
-        torch.cat((state.velocities[:, None], v), 1),
-        (graph,) * (n_steps + 1),
-        torch.zeros_like(state.positions),
-    )
+    def __init__(
+        self, model: HamiltonianEGNO, graph: PairGraph, compiling: Compiling | None = None
+    ) -> None:
+        """Take a network.
+
+        Args:
+            model: the network.
+            graph: all pairs of the molecule, on the network's device.
+            compiling: how to compile; None: not at all.
+        """
+        self.graph = graph
+        self._map = SegmentMap(model, graph, compiling)
+
+    def __call__(self, state: State, n_steps: int) -> Frames:
+        """Apply the map.
+
+        Args:
+            state: where to start, on the device of the network.
+            n_steps: applications of the map.
+
+        Raises:
+            RuntimeError: if compiling fails and is strict.
+        """
+        x, v = self._map.advance(state.positions, state.velocities, n_steps)
+        return Frames(x, v, (self.graph,) * (n_steps + 1), torch.zeros_like(state.positions))
 
 
 class NearFrames:
