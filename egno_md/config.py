@@ -73,6 +73,9 @@ class RunConfig(Job):
     """Number type inside the networks."""
     n_threads: int = Field(1, ge=1, le=1024)
     """CPU threads; small molecules are quickest with one."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile the network, several times faster after up to a minute; auto: where a molecule's run
+    is long enough to pay for it, and go on without where that fails, and say why."""
     out: str = "out"
     """Folder for the store, the exported files and the report."""
     resume: bool = False

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from egno_md.bonds import constitution
 from egno_md.bundle import Bundle, load_bundle
+from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.guarded import GuardedPropagator
-from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.learned import LearnedPropagator, all_pairs_listed
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import Judge, Potential, Propagator
 from egno_md.state import Molecule, State, maxwell_boltzmann
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 #: Friction while a run is brought to its temperature, 1/ps.
 EQUILIBRATION_FRICTION_PER_PS = 20.0
+
+#: A run of fewer frames would be over before compiling had paid.
+_COMPILE_FROM_FRAMES = 10_000
 
 #: Frames per segment of a classical run, which has no horizon of its own.
 _CLASSICAL_FRAMES = 10
@@ -186,6 +190,8 @@ def build_propagator(
     molecule: Molecule,
     bond_lengths_A: list[float],
     purpose: str = "run",
+    *,
+    compiled: bool = False,
 ) -> Propagator:
     """Put the propagator of a run together.
 
@@ -196,6 +202,7 @@ def build_propagator(
         bond_lengths_A: from `bond_reference`.
         purpose: "run", or "equilibration": stronger friction, a bath also for nve, and noise
             of its own.
+        compiled: whether the network is compiled, see `worth_compiling`.
 
     Raises:
         ValueError: if the settings do not fit together.
@@ -212,7 +219,11 @@ def build_propagator(
             return Langevin(*grid, config.temperature_K, friction, noise)
         return VelocityVerlet(*grid)
     fast = LearnedPropagator.from_bundle(
-        models.learned, molecule, device=config.device, dtype=getattr(torch, config.dtype)
+        models.learned,
+        molecule,
+        device=config.device,
+        dtype=getattr(torch, config.dtype),
+        compile=Compiling(strict=config.compile == "always") if compiled else False,
     )
     if config.frame_interval_fs not in (None, fast.frame_interval_fs):
         raise ValueError(
@@ -227,6 +238,26 @@ def build_propagator(
         judges = build_judges(config, models.potential, molecule, bond_lengths_A, bath)
         scheme = GuardedPropagator(fast, safe, judges)
     return Thermostatted(scheme, config.temperature_K, friction, noise) if bath else scheme
+
+
+def worth_compiling(config: RunConfig, models: RunModels, molecule: Molecule) -> bool:
+    """Whether to compile the network of a new run.
+
+    Compiled frames differ from others by rounding, so a run that is resumed, or made longer,
+    keeps to what was decided at its start.
+
+    Args:
+        config: settings.
+        models: from `load_models`.
+        molecule: what will move.
+    """
+    if models.learned is None or config.compile == "never":
+        return False
+    interval_fs = models.learned.card.frame_interval_fs
+    if config.compile == "always" or interval_fs is None:
+        return config.compile == "always"
+    n_frames = frames_for(config.length_ps, interval_fs)
+    return all_pairs_listed(molecule) and n_frames >= _COMPILE_FROM_FRAMES
 
 
 def build_judges(

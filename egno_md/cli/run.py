@@ -108,7 +108,12 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary]:
     else:
         start, notes = _start(config, models, store)
         molecule = start.molecule
-    propagator = build_propagator(config, models, molecule, notes["bond_lengths_A"])
+    compiled = bool(notes.get("compiled"))
+    if compiled:
+        print("egno-md: compiling the network, which takes up to a minute", file=sys.stderr)
+    propagator = build_propagator(
+        config, models, molecule, notes["bond_lengths_A"], compiled=compiled
+    )
     summary = generate(
         propagator,
         start,
@@ -142,6 +147,7 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
         molecule_warnings,
         start_state,
         temperature_warnings,
+        worth_compiling,
     )
 
     structure = read_structure(_structure_file(config))
@@ -161,6 +167,7 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
     return state, {
         "bond_lengths_A": lengths,
         "equilibration_wall_s": time.perf_counter() - began,
+        "compiled": worth_compiling(config, models, structure.molecule),
     }
 
 

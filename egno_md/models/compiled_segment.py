@@ -46,6 +46,11 @@ _OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
     "cpp_wrapper": True,
 }
 
+# What guards would watch is watched here: weights, number types, shapes, devices, strides.
+_NO_GUARDS = getattr(torch.compiler, "skip_all_guards_unsafe", None)
+if _NO_GUARDS is not None:
+    _OPTIONS["guard_filter_fn"] = _NO_GUARDS
+
 
 @dataclass(frozen=True, slots=True)
 class Compiling:
@@ -101,7 +106,8 @@ class SegmentMap:
         """
         self._notice_weights()
         # Replicas cut from a segment keep odd strides, which would be compiled anew.
-        x, v = (given.reshape(-1).view(given.shape) for given in (positions, velocities))
+        both = (positions, velocities.to(positions))
+        x, v = (given.reshape(-1).view(given.shape) for given in both)
         stage = self._stage(x)
         modes = [self._modes(k) for k in range(self.model.n_stages + 1)]
         half, whole = x.new_tensor(0.5), x.new_tensor(1.0)
@@ -120,7 +126,8 @@ class SegmentMap:
         """The remembered kick if nothing has moved since, bit for bit."""
         if self._known is not None:
             there, kick = self._known
-            if there.dtype == x.dtype and torch.equal(there, x):
+            alike = (there.dtype, there.device) == (x.dtype, x.device)
+            if alike and torch.equal(there, x):
                 return kick
         return stage(*self._at_rest(x))[2]
 
@@ -178,7 +185,7 @@ class SegmentMap:
         if self.compiling is None or self.failure is not None:
             return None
         backend = self.compiling.backend
-        options = _OPTIONS if backend == "inductor" else None
+        options = dict(_OPTIONS) if backend == "inductor" else None
         example = self._at_rest(x)
         try:
             with warnings.catch_warnings():

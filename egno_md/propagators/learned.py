@@ -24,6 +24,11 @@ from egno_md.state import Molecule, State
 _MOST_ATOMS_WITH_ALL_PAIRS = 60
 
 
+def all_pairs_listed(molecule: Molecule) -> bool:
+    """Whether a molecule is small enough to have all its pairs listed, once."""
+    return not any(molecule.pbc) and molecule.n_atoms <= _MOST_ATOMS_WITH_ALL_PAIRS
+
+
 def molecule_graph(molecule: Molecule, model: HamiltonianEGNO) -> PairGraph:
     """Look up a molecule's atoms and all its pairs in a network's lists.
 
@@ -89,16 +94,17 @@ class LearnedPropagator:
         self.molecule = molecule
         self._frames_of: AllPairsFrames | NearFrames
         compiling = Compiling() if compile is True else (compile or None)
-        if any(molecule.pbc) or molecule.n_atoms > _MOST_ATOMS_WITH_ALL_PAIRS:
+        near = NearFrames(self.model, skin_A)
+        if all_pairs_listed(molecule):
+            graph = molecule_graph(molecule, model).to(device)
+            self._frames_of = AllPairsFrames(self.model, graph, compiling)
+        else:
             element_rows(molecule.numbers, model.elements)
-            self._frames_of = NearFrames(self.model, skin_A)
+            self._frames_of = near
             if compiling is not None:
                 self.model.compiled = CompiledGradient(
                     strict=compiling.strict, backend=compiling.backend
                 )
-        else:
-            graph = molecule_graph(molecule, model).to(device)
-            self._frames_of = AllPairsFrames(self.model, graph, compiling)
         self.device = device
         self._n_frames = n_frames
 

@@ -353,3 +353,25 @@ def test_temperature_outside_training_is_said(words, tmp_path, capsys):
     assert main(["run", *argv, "--export"]) == 0
     said = capsys.readouterr().err
     assert "'tiny-egno' was trained at 250 to 350 K; this run is at 500 K" in said
+
+
+def test_a_compiled_run_is_resumed_bit_for_bit(words, tmp_path, monkeypatch, capsys):
+    from functools import partial
+
+    from egno_md.trajectories import run_setup
+
+    quick = partial(run_setup.Compiling, backend="aot_eager")
+    monkeypatch.setattr(run_setup, "Compiling", quick)
+    made = {}
+    for name, compile in (("whole", "always"), ("cut", "always"), ("plain", "never")):
+        given = ("--compile", compile, "--no-report", "--export", "--precision", "float64")
+        argv = words("surrogate", tmp_path / name, *given)
+        if name == "cut":
+            assert main(["run", *argv, "--length-ps", "0.016"]) == 0
+        assert main(["run", *argv, "--resume"]) == 0
+        assert ("compiling" in capsys.readouterr().err) == (compile == "always")
+        reader = TrajectoryReader(tmp_path / name / "trajectory.zarr")
+        made[name] = reader.array("positions")
+    assert made["whole"].tobytes() == made["cut"].tobytes()
+    assert made["whole"].tobytes() != made["plain"].tobytes()
+    np.testing.assert_allclose(made["whole"], made["plain"], rtol=0, atol=1e-5)
