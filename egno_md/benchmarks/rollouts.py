@@ -27,7 +27,6 @@ from egno_md.config import BenchmarkConfig
 from egno_md.data.cache import config_hash, potential_fingerprint, remember
 from egno_md.data.progress import progress_bar
 from egno_md.data.reference_md import Sampling, sample_windows
-from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.state import State
@@ -111,15 +110,13 @@ class _Bench:
 
     def _propagator(self, *, n_run: int = 0, double: bool = False) -> LearnedPropagator:
         """The bundle's propagator as a surrogate run builds it, compiled where that pays."""
-        fast = LearnedPropagator.from_bundle(
+        return LearnedPropagator.from_bundle(
             self.subject.bundle,
             self.subject.start.molecule,
             device=self.config.device,
             dtype=torch.float64 if double else torch.float32,
+            compile=n_run > _LONG_RUN_FRAMES,
         )
-        if n_run > _LONG_RUN_FRAMES:
-            fast.model.compiled = CompiledGradient()
-        return fast
 
     def _kept(self, kind: str, make: Callable[[], Record]) -> Record:
         """A finished measure of this bundle is taken as it is if the job goes on, else redone."""

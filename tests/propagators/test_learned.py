@@ -5,6 +5,7 @@ import torch
 
 from egno_md.bonds import bond_graph_distance
 from egno_md.bundle import BundleCard, save_bundle
+from egno_md.models.compiled_segment import Compiling
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import distance_statistics
 from egno_md.propagators.learned import LearnedPropagator
@@ -74,6 +75,24 @@ def test_same_start_gives_the_same_bits() -> None:
     first, second = propagator.advance(start()), propagator.advance(start())
     assert torch.equal(first.positions, second.positions)
     assert propagator.restart_state() == {}
+
+
+@pytest.mark.parametrize("in_a_cell", [False, True])
+def test_compiled_segments_are_the_same_to_rounding(in_a_cell: bool) -> None:
+    state = start()
+    if in_a_cell:
+        crystal = Molecule.from_numbers(WATER.numbers, bonds=WATER.bonds, pbc=(True, True, True))
+        cell = 25.0 * torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+        state = State(crystal, state.positions, state.velocities, 100.0, cell)
+    compiled, plain = (
+        LearnedPropagator(network(), state.molecule, n_frames=2, compile=how).advance(state)
+        for how in (Compiling(strict=True, backend="aot_eager"), False)
+    )
+    torch.testing.assert_close(compiled.positions, plain.positions, rtol=0, atol=1e-6)
+    torch.testing.assert_close(compiled.velocities, plain.velocities, rtol=0, atol=1e-6)
+    broken = Compiling(strict=True, backend="no such compiler")
+    with pytest.raises(RuntimeError, match="no such compiler"):
+        LearnedPropagator(network(), state.molecule, n_frames=2, compile=broken).advance(state)
 
 
 def test_flipped_velocities_lead_back() -> None:
