@@ -27,7 +27,8 @@ class RunConfig(Job):
     structure: str | None = None
     """Structure file (xyz, extxyz, pdb, ...) to start from."""
     example: str | None = None
-    """Packaged example to start from, in place of a structure file: ethanol."""
+    """Packaged example to start from, in place of a structure file: ethanol, aspirin,
+    alanine_dipeptide, copper."""
     mode: Literal["surrogate", "guarded", "classical"] = "guarded"
     """surrogate: the network alone; guarded: judged, with a fallback; classical: no network."""
     propagator: str = "ethanol-egno"

@@ -201,11 +201,12 @@ def _structure_file(config: RunConfig) -> Path:
     if config.structure is not None:
         return Path(config.structure)
     folder = Path(str(resources.files("egno_md"))) / "examples"
-    path = folder / f"{config.example}.xyz"
-    known = sorted(p.stem for p in folder.glob("*.xyz"))
+    starts = [p for end in ("xyz", "pdb") for p in folder.glob(f"*.{end}")]
+    known = {p.stem: p for p in starts if p.with_suffix(".toml").is_file()}
     if config.example not in known:
-        raise ValueError(f"example = {config.example!r} is not there; known are {', '.join(known)}")
-    return path
+        names = ", ".join(sorted(known))
+        raise ValueError(f"example = {config.example!r} is not there; known are {names}")
+    return known[config.example]
 
 
 def _open_potential(name: str) -> tuple[Potential, str]:
