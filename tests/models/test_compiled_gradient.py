@@ -79,7 +79,8 @@ def test_failure_is_said_once_and_survived(water, caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             torch.testing.assert_close(model.force(x, graph, 0), expected)
-    assert len(caplog.records) == 1 and "without compiled" in caplog.text
+    assert len(caplog.records) == 1
+    assert "without compiled" in caplog.text
     model.compiled = CompiledGradient(strict=True, backend=broken)
     with pytest.raises(RuntimeError, match="no compiler here"):
         model.force(x, graph, 0)
