@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from egno_md.bundle import find_bundle, load_bundle
+from egno_md.calculators.potential_from_ase import ASEPotential
 from egno_md.cli import main
 from egno_md.data.frame_files import load_frames
 from egno_md.data.sgdml import SGDMLPotential
@@ -40,7 +41,7 @@ def ethanol(n: int, kelvin: float = 300.0) -> State:
     return Langevin(guard, 1.0, 100.0, 1, kelvin, 20.0, g).advance(state).last.with_(time_fs=0.0)
 
 
-@pytest.mark.parametrize("name", ["ethanol-egno", "ethanol-escn", "aspirin-egno"])
+@pytest.mark.parametrize("name", ["ethanol-egno", "ethanol-escn", "aspirin-egno", "copper-egno"])
 def test_bundles_are_small_and_say_how_they_were_made(name: str) -> None:
     size = sum(f.stat().st_size for f in find_bundle(name).iterdir())
     card = load_bundle(name).card
@@ -89,6 +90,26 @@ def test_segments_conserve_the_potential_s_energy() -> None:
     # About one k_B T at 300 K for the whole molecule, and none beyond the default limit.
     assert float(change.abs().mean()) < 0.03
     assert float(change.abs().max()) < 0.1
+
+
+def test_copper_in_a_cell_keeps_the_energy_of_its_teacher() -> None:
+    teacher = ASEPotential.named("emt")
+    rest = read_structure(EXAMPLE.with_name("copper.xyz"))
+    v = maxwell_boltzmann(rest.molecule, 1, 600.0, torch.Generator().manual_seed(3))
+    x, cell = rest.positions.double(), rest.cell
+    assert cell is not None
+    start = State(rest.molecule, x, v, 0.0, cell.double())
+    fast = LearnedPropagator.from_bundle("copper-egno", rest.molecule)
+
+    def total(s: State) -> float:
+        return float(teacher.energies(s) + kinetic_energy(s.molecule, s.velocities))
+
+    end = fast.advance(start, 10).last
+    # From rest in the lattice half of the kinetic energy becomes potential energy.
+    assert float(kinetic_energy(end.molecule, end.velocities)) < 0.75 * float(
+        kinetic_energy(start.molecule, start.velocities)
+    )
+    assert abs(total(end) - total(start)) < 0.05
 
 
 def test_segments_are_reversible() -> None:
