@@ -41,7 +41,10 @@ def ethanol(n: int, kelvin: float = 300.0) -> State:
     return Langevin(guard, 1.0, 100.0, 1, kelvin, 20.0, g).advance(state).last.with_(time_fs=0.0)
 
 
-@pytest.mark.parametrize("name", ["ethanol-egno", "ethanol-escn", "aspirin-egno", "copper-egno"])
+@pytest.mark.parametrize(
+    "name",
+    ["ethanol-egno", "ethanol-escn", "aspirin-egno", "alanine-dipeptide-egno", "copper-egno"],
+)
 def test_bundles_are_small_and_say_how_they_were_made(name: str) -> None:
     size = sum(f.stat().st_size for f in find_bundle(name).iterdir())
     card = load_bundle(name).card
