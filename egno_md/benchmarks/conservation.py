@@ -68,15 +68,20 @@ def phase_space_jacobian(propagator: LearnedPropagator, start: State) -> Tensor:
 
     Returns:
         `(6 n_atoms, 6 n_atoms)` float64.
+
+    Raises:
+        ValueError: if the propagator looks up near pairs, as it does in cells.
     """
-    molecule = start.molecule
+    molecule, graph = start.molecule, propagator.graph
+    if graph is None:
+        raise ValueError("the Jacobian is worked out for small molecules in vacuum only")
     root = molecule.masses.sqrt()[:, None]
     shape = (2, 1, molecule.n_atoms, 3)
 
     def mapped(flat: Tensor) -> Tensor:
         x, v = flat.view(shape) / root
-        end = propagator.advance(State(molecule, x, v), 1)
-        return torch.stack([root * end.positions, root * end.velocities]).reshape(-1)
+        end_x, end_v = propagator.model.advance(x, v, graph, 1)
+        return torch.stack([root * end_x, root * end_v]).reshape(-1)
 
     here = root * torch.stack([start.positions[:1], start.velocities[:1]]).double()
     # Gradients of gradients exist only in training mode; nothing else of the network depends on it.
