@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.learned import LearnedPropagator, molecule_graph
 from egno_md.roles import Propagator
 from egno_md.state import State
 
@@ -70,11 +70,10 @@ def phase_space_jacobian(propagator: LearnedPropagator, start: State) -> Tensor:
         `(6 n_atoms, 6 n_atoms)` float64.
 
     Raises:
-        ValueError: if the propagator looks up near pairs, as it does in cells.
+        ValueError: if the molecule is periodic.
     """
-    molecule, graph = start.molecule, propagator.graph
-    if graph is None:
-        raise ValueError("the Jacobian is worked out for small molecules in vacuum only")
+    molecule = start.molecule
+    graph = molecule_graph(molecule, propagator.model)
     root = molecule.masses.sqrt()[:, None]
     shape = (2, 1, molecule.n_atoms, 3)
 
