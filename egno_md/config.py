@@ -257,7 +257,7 @@ class TrainConfig(Job):
     n_threads: int = Field(2, ge=1, le=1024)
     """CPU threads; another number gives other last digits."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Compile forces before training (egno), 2.5 times faster after about a minute; auto: go on
+    """Compile forces before training (egno), for steps that cost less; auto: go on
     without where that fails, and say why; never: for short trainings."""
     resume: bool = False
     """Go on from the last checkpoint in the work folder."""

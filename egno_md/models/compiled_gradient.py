@@ -3,7 +3,7 @@
 Training on forces differentiates twice. `torch.compile` cannot look through the inner
 derivative, so it is traced first: potentials and their gradient become one plain graph of tensor
 operations, which is compiled like any other and differentiated once more by the training.
-A graph belongs to one shape of its inputs; each new shape costs about a minute of compiling.
+A graph belongs to one shape of its inputs; a new shape is compiled anew.
 """
 
 from __future__ import annotations
