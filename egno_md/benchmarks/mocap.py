@@ -25,6 +25,7 @@ from egno_md.data.mocap import (
     motion_windows,
     read_mocap,
 )
+from egno_md.models.bfloat16_products import Bfloat16Products
 
 #: Frames after the start, by table: evenly spread, or the last five.
 OFFSETS: Final[Mapping[str, tuple[int, ...]]] = {
@@ -43,8 +44,9 @@ CAPTION: Final = (
     "{offsets}. Node features: speed, height over the largest height of the training starts (a "
     "constant; published: of the batch); edge features: bones apart, squared distance. P = 5, 2 "
     "modes. As published: H = 128, 6 layers, batch 12, Adam at 5e-4, but {epochs} epochs, not up "
-    "to 2000. Mean and spread over seeds {seeds}; test data at the epoch of the best validation "
-    "F-MSE. F-MSE: last time; A-MSE: mean over times."
+    "to 2000; bfloat16: linear maps rounded to that in training and test. Mean and spread over "
+    "seeds {seeds}; test data at the epoch of the best validation F-MSE. "
+    "F-MSE: last time; A-MSE: mean over times."
 )
 NOTES: Final = (
     "Ours: H = 32, 3 layers, starting from x + c v, with kind of joint (left and right the same), "
@@ -133,6 +135,9 @@ def rows(groups: Tensor, kinds: Tensor) -> dict[str, Row]:
     return {
         "EGNN as published": Row(lambda task: as_published(task, False), published),
         "EGNO as published": Row(lambda task: as_published(task, True), published),
+        "EGNO as published, bfloat16": Row(
+            lambda task: Bfloat16Products(as_published(task, True)), published
+        ),
         "EGNN, ours": Row(lambda task: ours(task, False), OURS),
         "EGNO, ours": Row(lambda task: ours(task, True), OURS),
         "EGNO after kernel ridge": Row(after_ridge, CORRECTION),

@@ -21,6 +21,7 @@ from egno_md.data.nbody import (
     read_nbody,
     simulate_nbody,
 )
+from egno_md.models.bfloat16_products import Bfloat16Products
 
 START_FRAME: Final = 30
 TARGET_FRAMES: Final = (32, 34, 36, 38, 40)
@@ -39,7 +40,8 @@ CAPTION: Final = (
     "units of time). Node features: speed; edge features: product of charges, squared distance. "
     "EGNO and EGNN (no temporal convolution): H = 64, 4 layers, P = 5, 2 modes; published recipe: "
     "Adam, learning rate 1e-4, batch 100; else SOAP, 3e-3 with a cosine, batch 25, gradient "
-    "clipped at 1, averaged weights. Mean and spread over seeds {seeds}; test data at the epoch of "
+    "clipped at 1, averaged weights. Bfloat16: linear maps rounded to that in training and test. "
+    "Mean and spread over seeds {seeds}; test data at the epoch of "
     "the best validation F-MSE. F-MSE: last time; A-MSE: mean over times."
 )
 NOTE: Final = (
@@ -102,6 +104,9 @@ def rows() -> dict[str, Row]:
         "EGNO, published recipe": Row(lambda task: PublishedEGNO(task, HIDDEN, LAYERS), published),
         "EGNN": Row(lambda task: PublishedEGNO(task, HIDDEN, LAYERS, use_time_conv=False), OURS),
         "EGNO": Row(lambda task: PublishedEGNO(task, HIDDEN, LAYERS), OURS),
+        "EGNO, bfloat16": Row(
+            lambda task: Bfloat16Products(PublishedEGNO(task, HIDDEN, LAYERS)), OURS
+        ),
     }
     return found | dict(VARIANTS)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from egno_md.benchmarks.plain_egno import PlainEGNO
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.config import BenchmarkConfig
+from egno_md.models.bfloat16_products import Bfloat16Products
 from egno_md.models.egno import EGNO, graph_centres
 
 ROUNDS: Final = 30
@@ -153,21 +154,32 @@ def variants(size: StepSize, names: Sequence[str], generator: torch.Generator) -
         num_timesteps=size.n_times,
     )
     steps = {"plain": training_step(PlainEGNO(egno), inputs, targets)}
-    if "ours" in names:
-        steps["ours"] = training_step(egno, inputs, targets)
-    if "ours, compiled" in names:
-        compiled_egno = cast(nn.Module, torch.compile(egno, dynamic=False))
-        compiled = training_step(compiled_egno, inputs, targets)
+    for name, (half, compiled) in ROWS.items():
+        if name == "plain" or name not in names:
+            continue
+        model: nn.Module = Bfloat16Products(egno) if half else egno
+        if compiled:
+            model = cast(nn.Module, torch.compile(model, dynamic=False))
+        step = training_step(model, inputs, targets)
         try:
-            compiled()
+            step()
         except RuntimeError as why:
-            _LOG.warning("no compiled row: %s", str(why).splitlines()[0])
+            if not compiled:
+                raise
+            _LOG.warning("no row %r: %s", name, str(why).splitlines()[0])
         else:
-            steps["ours, compiled"] = compiled
+            steps[name] = step
     return steps
 
 
-ROWS: Final = ("plain", "ours", "ours, compiled")
+#: Rows: whether linear maps are in bfloat16, and whether the network is compiled.
+ROWS: Final[Mapping[str, tuple[bool, bool]]] = {
+    "plain": (False, False),
+    "ours": (False, False),
+    "ours, compiled": (False, True),
+    "ours, bfloat16": (True, False),
+    "ours, bfloat16, compiled": (True, True),
+}
 
 
 def measure(config: BenchmarkConfig) -> list[Table]:
@@ -189,13 +201,13 @@ def measure(config: BenchmarkConfig) -> list[Table]:
         f"Training step (forward, loss, backward, Adam) of the published EGNO, "
         f"{torch.get_num_threads()} thread(s): processor time, median of {ROUNDS} steps of each "
         "row in turn. Plain: features joined on every edge, complex FFTs; ours: the same numbers "
-        "by `egno_md.models.egno`. Ratio: median over the turns, with its lower and upper "
-        "quartile.",
+        "by `egno_md.models.egno`; bfloat16: its linear maps in that precision. Ratio: "
+        "median over the turns, with its lower and upper quartile.",
         ("task", "row", "CPU ms", "plain / row", "lower", "upper"),
     )
     generator = torch.Generator().manual_seed(config.seeds[0])
     for task, size in SIZES.items():
-        steps = variants(size, config.rows or ROWS, generator)
+        steps = variants(size, config.rows or tuple(ROWS), generator)
         times = cpu_seconds(list(steps.values()), ROUNDS)
         for name, mine in zip(steps, times, strict=True):
             ratios = [plain / own for plain, own in zip(times[0], mine, strict=True)]

@@ -153,7 +153,7 @@ class GraphLayer(nn.Module):
         new_x = x + pull.clamp(-LARGEST_STEP, LARGEST_STEP)
         if self.node_v_net is not None:
             new_x = new_x + self.node_v_net(h) * v
-        received = torch.zeros_like(h).index_add(1, row, message)
+        received = torch.zeros_like(h).index_add(1, row, message.to(h.dtype))
         first = self.node_net.first
         own, gathered = columns(first.weight, h.shape[-1], h.shape[-1])
         summed = functional.linear(h, own, first.bias)

@@ -9,14 +9,13 @@ from egno_md.benchmarks.propagator_rows import TRAININGS
 from egno_md.benchmarks.propagators import compare, measure, model_file, segment_measures
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.config import BenchmarkConfig
-from egno_md.roles import EnergyForces
 from egno_md.state import Molecule, State
+from tests.training.springs import Springs
 
 WATER = Molecule.from_numbers([8, 1, 1], bonds=[(0, 1), (0, 2)])
 POSITIONS = torch.tensor([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]).double()
 START = State.at_rest(WATER, POSITIONS)
-PAIRS = torch.tensor([[0, 0, 1], [1, 2, 2]])
-STIFFNESS = torch.tensor([45.0, 45.0, 10.0]).double()
+SPRINGS = Springs(START)
 AMOUNTS = Amounts(
     training=16,
     validation=4,
@@ -25,25 +24,6 @@ AMOUNTS = Amounts(
     test_timestep_fs=0.5,
     equilibration_fs=100.0,
 )
-
-
-class Springs:
-    """Harmonic springs between all atoms of water."""
-
-    def _apart(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        ends = x[:, PAIRS[1]] - x[:, PAIRS[0]]
-        rest = (POSITIONS[PAIRS[1]] - POSITIONS[PAIRS[0]]).norm(dim=-1)
-        return ends, ends.norm(dim=-1) - rest
-
-    def energies(self, state: State) -> torch.Tensor:
-        return 0.5 * (STIFFNESS * self._apart(state.positions)[1].square()).sum(-1)
-
-    def evaluate(self, state: State) -> EnergyForces:
-        ends, stretch = self._apart(state.positions)
-        pull = (STIFFNESS * stretch)[..., None] * ends / ends.norm(dim=-1, keepdim=True)
-        forces = torch.zeros_like(state.positions)
-        forces.index_add_(1, PAIRS[0], pull).index_add_(1, PAIRS[1], -pull)
-        return EnergyForces(self.energies(state), forces)
 
 
 def job(folder: Path, **changes: object) -> BenchmarkConfig:
@@ -67,12 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lessons(folder: Path) -> Lessons:
-    return make_lessons(Springs(), START, 300.0, AMOUNTS, folder / "propagators" / "water-data")
+    return make_lessons(SPRINGS, START, 300.0, AMOUNTS, folder / "propagators" / "water-data")
 
 
 @pytest.fixture(scope="module")
 def tables(folder: Path, lessons: Lessons) -> list[Table]:
-    return compare(Springs(), START, "water", job(folder), AMOUNTS)
+    return compare(SPRINGS, START, "water", job(folder), AMOUNTS)
 
 
 def column(table: Table, name: str) -> dict[str, object]:
@@ -119,7 +99,7 @@ def test_long_runs_are_counted(tables: list[Table]) -> None:
 
 
 def test_finished_rows_are_taken_as_they_are(folder: Path, tables: list[Table]) -> None:
-    again = compare(Springs(), START, "water", job(folder, rows=("control",), resume=True), AMOUNTS)
+    again = compare(SPRINGS, START, "water", job(folder, rows=("control",), resume=True), AMOUNTS)
     name = "control: its forces, velocity Verlet 1 fs"
     heading = "position error / displacement, 8 fs"
     assert column(again[0], heading)[name] == column(tables[0], heading)[name]
@@ -127,7 +107,7 @@ def test_finished_rows_are_taken_as_they_are(folder: Path, tables: list[Table]) 
 
 def test_old_trainings_are_not_overwritten(folder: Path, tables: list[Table]) -> None:
     with pytest.raises(ValueError, match="already holds a training"):
-        compare(Springs(), START, "water", job(folder, rows=("control",)), AMOUNTS)
+        compare(SPRINGS, START, "water", job(folder, rows=("control",)), AMOUNTS)
 
 
 def test_a_second_of_training_shows(lessons: Lessons, tmp_path: Path) -> None:

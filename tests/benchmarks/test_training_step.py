@@ -51,3 +51,10 @@ def test_the_table(monkeypatch):
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         training_step.measure(BenchmarkConfig(name="step", **options))
+
+
+def test_bfloat16_rounds_the_same_step():
+    steps = variants(SMALL, ("ours", "ours, bfloat16"), torch.Generator().manual_seed(1))
+    exact, rounded = steps["ours"](), steps["ours, bfloat16"]()
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.02)

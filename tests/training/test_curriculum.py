@@ -8,33 +8,13 @@ from egno_md.config import TrainConfig
 from egno_md.data.windows import Windows, save_windows
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.learned import LearnedPropagator
-from egno_md.roles import EnergyForces
 from egno_md.state import Molecule, State, maxwell_boltzmann
 from egno_md.training.curriculum import stage_scales, train_egno
+from tests.training.springs import Springs
 
 WATER = Molecule.from_numbers([8, 1, 1], bonds=[(0, 1), (0, 2)])
 POSITIONS = torch.tensor([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]).double()
-PAIRS = torch.tensor([[0, 0, 1], [1, 2, 2]])
-STIFFNESS = torch.tensor([45.0, 45.0, 10.0]).double()
-
-
-class Springs:
-    """Harmonic springs between all atoms of water."""
-
-    def _apart(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        ends = x[:, PAIRS[1]] - x[:, PAIRS[0]]
-        rest = (POSITIONS[PAIRS[1]] - POSITIONS[PAIRS[0]]).norm(dim=-1)
-        return ends, ends.norm(dim=-1) - rest
-
-    def energies(self, state: State) -> torch.Tensor:
-        return 0.5 * (STIFFNESS * self._apart(state.positions)[1].square()).sum(-1)
-
-    def evaluate(self, state: State) -> EnergyForces:
-        ends, stretch = self._apart(state.positions)
-        pull = (STIFFNESS * stretch)[..., None] * ends / ends.norm(dim=-1, keepdim=True)
-        forces = torch.zeros_like(state.positions)
-        forces.index_add_(1, PAIRS[0], pull).index_add_(1, PAIRS[1], -pull)
-        return EnergyForces(self.energies(state), forces)
+SPRINGS = Springs(State.at_rest(WATER, POSITIONS))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     g = torch.Generator().manual_seed(0)
     state = State(WATER, POSITIONS.repeat(n, 1, 1), maxwell_boltzmann(WATER, n, 400.0, g))
     thermal = Langevin(
-        Springs(),
+        SPRINGS,
         timestep_fs=1.0,
         frame_interval_fs=400.0,
         n_frames=1,
@@ -52,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         generator=g,
     )
     state = thermal.advance(state).last
-    dynamics = VelocityVerlet(Springs(), timestep_fs=0.5, frame_interval_fs=4.0, n_frames=2)
+    dynamics = VelocityVerlet(SPRINGS, timestep_fs=0.5, frame_interval_fs=4.0, n_frames=2)
     segment = dynamics.advance(state)
     windows = Windows(
         WATER,
