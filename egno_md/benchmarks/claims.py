@@ -35,7 +35,7 @@ from egno_md.data.nbody import NBodySplits, find_nbody_file, read_nbody, simulat
 from egno_md.training.loop import load_best
 
 #: Passes of the published network over all training data: a reduced budget.
-EPOCHS: Final = 50
+EPOCHS: Final = 25
 #: Samples of the rows with fewer data; they take as many steps as the others.
 FEWER: Final = 1000
 PUBLISHED, OURS = "EGNO", "Hamiltonian EGNO, adaptive steps"

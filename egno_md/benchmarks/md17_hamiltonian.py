@@ -58,14 +58,14 @@ class HamiltonianPlan:
 
     @classmethod
     def for_pairs(cls, n_pairs: int, n_windows: int, epochs: int | None = None) -> HamiltonianPlan:
-        """The stages that cost about two CPU-minutes, whatever the molecule.
+        """The stages, whose cost depends little on the molecule.
 
         Args:
             n_pairs: pairs of atoms, which set the cost of a step.
             n_windows: training windows.
             epochs: passes over them in every stage, in place of that.
         """
-        whole = ((0, 2200, 3e-3), (1, 600, 1e-3), (2, 240, 5e-4))
+        whole = ((0, 1600, 3e-3), (1, 440, 1e-3), (2, 180, 5e-4))
         size = 1.0 if n_pairs <= 36 else (36 + 36) / (36 + n_pairs)
         steps = None if epochs is None else max(1, epochs * n_windows // 32)
         return cls(tuple(Stage(c, steps or round(n * size), rate) for c, n, rate in whole))

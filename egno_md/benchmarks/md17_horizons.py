@@ -192,12 +192,12 @@ def _error(task: PathTask, predict: Callable[[PathBatch], Tensor]) -> float:
 
 
 def published_recipe_of(n_edges: int) -> Recipe:
-    """How each EGNO is trained: its cost is about half a CPU-minute, whatever the molecule.
+    """How each EGNO is trained: its cost depends little on the molecule.
 
     Args:
         n_edges: directed edges of the molecule's graph.
     """
-    epochs = max(3, 340 // (n_edges + 6))
+    epochs = max(3, 240 // (n_edges + 6))
     return Recipe(epochs, batch_size=25, warmup_epochs=0.2, validate_every_epochs=1)
 
 

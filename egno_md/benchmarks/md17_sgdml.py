@@ -198,12 +198,12 @@ def published_file(source: Source) -> Path | None:
 
 
 def default_epochs(n_edges: int) -> int:
-    """Epochs that cost one to two CPU-minutes, whatever the molecule.
+    """Epochs whose cost depends little on the molecule.
 
     Args:
         n_edges: directed edges of its graph.
     """
-    return min(120, 2800 // (n_edges + 6))
+    return min(60, 2800 // (n_edges + 6))
 
 
 def paper_rows(task: PathTask) -> dict[str, Row]:
