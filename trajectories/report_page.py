@@ -44,6 +44,7 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; margin: .6rem
 th { text-align: left; font-weight: 600; color: var(--soft); }
 th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere; }
+tr > :first-child, .checks tr > :last-child { overflow-wrap: normal; min-width: 7.5rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .checks td:nth-child(2) { width: 45%; } .checks td:nth-child(3) { width: 25%; }
 td small { color: var(--soft); display: block; font-size: .84rem; }
