@@ -127,18 +127,7 @@ def train_hamiltonian(
     lessons = [Lesson("all", training, validation, test, (labels[0], labels[1]), potential)]
     cpu_seconds = 0.0
     for number, stage in enumerate(plan.stages):
-        settings = FitSettings(
-            steps=stage.steps,
-            batch_size=plan.batch_size,
-            learning_rate=stage.learning_rate,
-            warmup_steps=min(100, stage.steps // 4),
-            ema_decay=0.995,
-            gradient_clip=1.0,
-            validate_every=max(1, stage.steps // 8),
-            checkpoint_every=max(1, stage.steps // 8),
-            cpu_minutes=cpu_minutes,
-            seed=seed,
-        )
+        settings = _settings(stage, plan.batch_size, seed, cpu_minutes)
         into = folder / f"stage-{number}"
         if stage.chain == 0:
             done = match_forces(model, pairs, lessons, settings, into, resume=resume)
@@ -152,6 +141,21 @@ def train_hamiltonian(
     text = json.dumps({"run": asdict(run), "about": about}, indent=1)
     (folder / RESULT).write_text(text + "\n", encoding="utf-8")
     return run
+
+
+def _settings(stage: Stage, batch_size: int, seed: int, cpu_minutes: float | None) -> FitSettings:
+    return FitSettings(
+        steps=stage.steps,
+        batch_size=batch_size,
+        learning_rate=stage.learning_rate,
+        warmup_steps=min(100, stage.steps // 4),
+        ema_decay=0.995,
+        gradient_clip=1.0,
+        validate_every=max(1, stage.steps // 8),
+        checkpoint_every=max(1, stage.steps // 8),
+        cpu_minutes=cpu_minutes,
+        seed=seed,
+    )
 
 
 def _read_run(path: Path, about: Mapping[str, Any]) -> HamiltonianRun:
