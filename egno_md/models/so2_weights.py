@@ -34,7 +34,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from egno_md.models.so2_convolution import SO2Convolution
 
 
 def tensor_product_paths(max_degree: int) -> list[tuple[int, int, int]]:
@@ -152,6 +154,29 @@ def path_weights(real: Sequence[Tensor], imaginary: Sequence[Tensor], max_degree
             table = _paths_of_orders(i, o).to(nothing)
             found.append(torch.tensordot(table, torch.stack(orders), 1))
     return torch.cat(found)
+
+
+def equal_convolution(weights: Tensor, max_degree: int) -> SO2Convolution:
+    """Build the SO(2) convolution that equals a tensor product.
+
+    Args:
+        weights: `(n_paths, in_channels, out_channels)`, as for `order_weights`.
+        max_degree: highest degree L.
+
+    Returns:
+        A convolution with all orders, M = L, and a bias of zero.
+
+    Raises:
+        ValueError: if the number of paths does not fit the degree.
+    """
+    real, imaginary = order_weights(weights.detach(), max_degree)
+    # Built without values: its own would be drawn from the global generator in vain.
+    with torch.device("meta"):
+        convolution = SO2Convolution(max_degree, max_degree, *weights.shape[1:])
+    convolution.bias = nn.Parameter(weights.new_zeros((max_degree + 1) * weights.shape[2]))
+    convolution.real = nn.ParameterList(real)
+    convolution.imaginary = nn.ParameterList(imaginary)
+    return convolution
 
 
 def _flat(blocks: Tensor) -> Tensor:

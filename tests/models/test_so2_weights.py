@@ -13,6 +13,7 @@ from egno_md.models.edge_frame import edge_frames
 from egno_md.models.so2_convolution import SO2Convolution, edge_order, order_sizes
 from egno_md.models.so2_weights import (
     _orders_of_paths,
+    equal_convolution,
     order_weights,
     path_weights,
     tensor_product_paths,
@@ -34,17 +35,6 @@ def directions():
     across = [[1, 0, 0], [1, 1e-9, 0], [0, -1e-9, 1]]
     arrows = torch.cat((torch.tensor(near + across, dtype=torch.float64), normal(5, 3)))
     return arrows / arrows.norm(dim=-1, keepdim=True)
-
-
-def convolution_with(real, imaginary, max_degree, mirror=False):
-    channels = real[-1].shape[0] // (max_degree + 2 - len(real)), OUT
-    convolution = SO2Convolution(max_degree, len(real) - 1, *channels, mirror=mirror).double()
-    with torch.no_grad():
-        for mine, given in zip(convolution.real, real, strict=True):
-            mine.copy_(given)
-        for mine, given in zip(convolution.imaginary, imaginary, strict=True):
-            mine.copy_(given)
-    return convolution.requires_grad_(False)
 
 
 def in_edge_frame(convolution, features, frames):
@@ -78,7 +68,7 @@ def test_equals_the_tensor_product_whatever_the_roll(max_degree):
     arrows = directions()
     features = normal(len(arrows), (max_degree + 1) ** 2, IN, seed=1)
     weights = normal(len(tensor_product_paths(max_degree)), IN, OUT, seed=2)
-    convolution = convolution_with(*order_weights(weights, max_degree), max_degree)
+    convolution = equal_convolution(weights, max_degree).requires_grad_(False)
     frames = edge_frames(arrows)
     found = in_edge_frame(convolution, features, frames)
     assert relative_error(found, by_e3nn(weights, features, arrows)) < 1e-12
@@ -131,6 +121,20 @@ def test_imaginary_weights_are_the_paths_that_mirrors_change():
     real, imaginary = order_weights(weights, 3)
     assert max(float(part.abs().max()) for part in real) < 1e-15
     assert min(float(part.abs().max()) for part in imaginary) > 1e-3
+
+
+def test_building_an_equal_convolution_draws_nothing():
+    weights = normal(6, IN, OUT)
+    torch.manual_seed(0)
+    convolution = equal_convolution(weights, 1)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1))
+    names = ["bias", "real.0", "real.1", "imaginary.0"]
+    assert [name for name, _ in convolution.named_parameters()] == names
+    assert all(p.requires_grad and p.dtype is weights.dtype for p in convolution.parameters())
+    own = list(convolution.real), list(convolution.imaginary)
+    assert torch.allclose(path_weights(*own, 1), weights, rtol=0, atol=1e-12)
 
 
 def test_gradients_pass():
