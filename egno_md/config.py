@@ -296,7 +296,16 @@ class TrainConfig(Job):
 
 
 BenchmarkName = Literal[
-    "nbody", "mocap", "md17-sgdml", "adk", "claims", "step", "propagators", "rollouts", "cost"
+    "nbody",
+    "mocap",
+    "md17-sgdml",
+    "adk",
+    "claims",
+    "step",
+    "propagators",
+    "rollouts",
+    "cost",
+    "so2",
 ]
 
 
@@ -309,7 +318,8 @@ class BenchmarkConfig(Job):
     name: BenchmarkName
     """nbody, mocap, md17-sgdml, adk: the paper's tables; claims: its claims; step: cost of a
     training step; propagators: propagators of equal training cost; rollouts: long runs of
-    bundles; cost: processor time per picosecond."""
+    bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
+    products."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""

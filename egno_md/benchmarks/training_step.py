@@ -115,7 +115,7 @@ def training_step(model: nn.Module, inputs: Inputs, targets: Tensor) -> Step:
     return step
 
 
-def cpu_seconds(steps: Sequence[Step], rounds: int) -> list[list[float]]:
+def cpu_seconds(steps: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
     """Processor time of steps, one of each in turn.
 
     Args:

@@ -21,6 +21,7 @@ MODULES: Final = {
     "propagators": "propagators",
     "rollouts": "rollouts",
     "cost": "cost",
+    "so2": "so2",
 }
 
 
