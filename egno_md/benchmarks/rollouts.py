@@ -10,13 +10,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from egno_md.benchmarks.conservation import (
-    momentum_changes,
-    phase_space_jacobian,
-    reversal_error_A,
-    symplectic_error,
-    volume_error,
-)
 from egno_md.benchmarks.rollout_measures import Heating, Record, heating, roll
 from egno_md.benchmarks.rollout_reference import RolloutPlan, reference_record
 from egno_md.benchmarks.rollout_subject import Subject, egno_bundles, open_subjects
@@ -30,6 +23,13 @@ from egno_md.data.reference_md import Sampling, sample_windows
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.state import State
+from egno_md.testing.propagator_checks import (
+    momentum_changes,
+    phase_space_jacobian,
+    reversal_error_A,
+    symplectic_error,
+    volume_error,
+)
 from egno_md.trajectories.comparison import bins_for, compare
 from egno_md.trajectories.generate import frames_for
 from egno_md.trajectories.run_setup import seeded

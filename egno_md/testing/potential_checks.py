@@ -299,15 +299,17 @@ def check_potential(
         potential: what to check.
         state: float64, best with two or more replicas.
         cutoff_A: range of the potential, to check its smoothness; not checked when None.
-        single_precision: the limits of a float32 network instead of float64; a difference
-            quotient means nothing there and is left out.
+        single_precision: the limits of a float32 network, 1e-5 of the largest force, instead of
+            float64; a difference quotient means nothing there and is left out.
         generator: source of rotations and orders; seeded with 0 when None.
 
     Returns:
         One result per number; all `passed` when the potential is sound.
     """
     draw = torch.Generator().manual_seed(0) if generator is None else generator
-    tight = 2e-4 if single_precision else 1e-10
+    tight = 1e-10
+    if single_precision:
+        tight = 1e-5 * max(1.0, float(potential.evaluate(state).forces.abs().max()))
     results = []
     if not single_precision:
         results.append(CheckResult("force = -dE/dx", force_error(potential, state), 1e-5, "eV/Å"))

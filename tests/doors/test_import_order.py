@@ -31,7 +31,7 @@ BESIDE = {
     "data": {"data", *LINE[: LINE.index("propagators") + 1]},
     # Teachers come through the doors: OpenMM's force fields, ASE's calculators.
     "training": {"data", "training", *LINE[: LINE.index("calculators") + 1]},
-    "testing": {"testing", "bundle", "config", *LINE[: LINE.index("models") + 1]},
+    "testing": {"testing", *LINE[: LINE.index("propagators") + 1]},
     "benchmarks": {"benchmarks", "data", "training", "testing", *LINE[: LINE.index("cli")]},
 }
 MAY_IMPORT_BESIDE = {
@@ -125,7 +125,7 @@ def test_imports_go_one_way():
         ("trajectories", "from egno_md.data.sgdml import SGDMLPotential"),
         ("data", "from egno_md.trajectories.store import Store"),
         ("data", "from egno_md.training.loop import train"),
-        ("testing", "from egno_md.propagators.learned import LearnedPropagator"),
+        ("testing", "from egno_md.trajectories.store import Store"),
         ("trajectories", "from .store import Store"),
         ("bundle", "from egno_md import cli"),
     ],

@@ -3,19 +3,18 @@
 import pytest
 import torch
 
-from egno_md.benchmarks.conservation import (
+from egno_md.data.structures import read_structure
+from egno_md.propagators.classical import Langevin, VelocityVerlet
+from egno_md.propagators.learned import LearnedPropagator
+from egno_md.state import State, maxwell_boltzmann
+from egno_md.testing.propagator_checks import (
     momentum_changes,
     phase_space_jacobian,
     reversal_error_A,
     symplectic_error,
     volume_error,
 )
-from egno_md.data.structures import read_structure
-from egno_md.propagators.classical import Langevin, VelocityVerlet
-from egno_md.propagators.learned import LearnedPropagator
-from egno_md.state import State, maxwell_boltzmann
-
-from .springs import Springs, start
+from tests.benchmarks.springs import Springs, start
 
 
 def test_classical_dynamics_keeps_all():
