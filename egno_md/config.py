@@ -351,7 +351,7 @@ class BenchmarkConfig(Job):
     """Friction of the thermostat (rollouts), 1/ps."""
     reference_ps: float | None = Field(None, gt=0.0)
     """Length of each replica of the classical dynamics that long runs are held against
-    (rollouts); none: as the caption says, ps."""
+    (rollouts); none: as long as those runs and as many; else four times as many, ps."""
     out: str = "benchmarks"
     """Folder for trainings and tables: OUT/NAME."""
     resume: bool = False

@@ -71,8 +71,9 @@ class RolloutPlan:
             n,
             length,
             nve_ps=min(10.0, length),
-            n_reference=min(64, max(4, 4 * n)),
-            reference_ps=config.reference_ps or min(10.0, length),
+            # As much of both, so that slow torsions get as far; a shorter one has more replicas.
+            n_reference=n if config.reference_ps is None else min(64, max(4, 4 * n)),
+            reference_ps=config.reference_ps or length,
             burn_in_ps=min(5.0, length),
             n_windows=max(16, min(1000, round(200 * length))),
             seed=config.seeds[0],

@@ -55,10 +55,10 @@ def test_all_tables_and_a_second_run_that_takes_what_is_there(tmp_path, capsys):
 def test_the_plan_of_the_full_run():
     plan = RolloutPlan.of(BenchmarkConfig(name="rollouts"))
     assert (plan.n_replicas, plan.length_ps, plan.temperature_K) == (16, 300.0, 300.0)
-    assert (plan.n_reference, plan.reference_ps, plan.nve_ps, plan.n_windows) == (64, 10, 10, 1000)
+    assert (plan.n_reference, plan.reference_ps, plan.nve_ps, plan.n_windows) == (16, 300, 10, 1000)
     assert plan.n_window(4.0) == 500
-    longer = RolloutPlan.of(BenchmarkConfig(name="rollouts", reference_ps=25.0))
-    assert longer.reference_ps == 25.0
+    short = RolloutPlan.of(BenchmarkConfig(name="rollouts", reference_ps=25.0))
+    assert (short.n_reference, short.reference_ps) == (64, 25.0)
 
 
 def test_unknown_rows_are_refused(tmp_path, capsys):
