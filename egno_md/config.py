@@ -187,6 +187,8 @@ class TrainConfig(Job):
     """Width of the radial network (escn)."""
     mirror: bool | None = None
     """Make energies the same for mirror images by construction (escn)."""
+    repulsion: bool | None = None
+    """Add the repulsion of nuclei that are closer than a bond (escn)."""
     n_hidden: int | None = Field(None, ge=1, le=1024)
     """Width of the atom features (egno)."""
     n_vectors: int | None = Field(None, ge=1, le=1024)

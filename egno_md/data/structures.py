@@ -133,6 +133,7 @@ def _from_atoms(atoms: ase.Atoms) -> State:
     if len(weightless):
         i = int(weightless[0])
         raise ValueError(f"atom {i} has mass {masses[i]} amu; it must be positive")
+    _refuse_charge_and_spin(atoms)
     velocities = np.zeros((len(atoms), 3))
     if "momenta" in atoms.arrays:
         velocities = atoms.arrays["momenta"] / masses[:, None] / FS_PER_ASE_TIME
@@ -147,6 +148,33 @@ def _from_atoms(atoms: ase.Atoms) -> State:
         cell=_completed(np.asarray(atoms.cell.array), pbc) if any(pbc) else None,
         pbc=pbc,
     )
+
+
+def _refuse_charge_and_spin(atoms: ase.Atoms) -> None:
+    """Refuse a system that is not neutral with all electrons paired: no bundle knows another.
+
+    Looked at are the names that other packages use in the comment line of extended xyz files,
+    and ASE's initial charges and magnetic moments.
+    """
+    total = float(np.sum(atoms.get_initial_charges()))  # type: ignore[no-untyped-call]
+    for name in ("charge", "total_charge"):
+        total = float(atoms.info.get(name) or total)
+    if abs(total) > 1e-3:
+        raise ValueError(
+            f"it has a total charge of {total:g}; models here are trained for neutral systems, "
+            "so make it neutral, or take the charge out if it is a mistake"
+        )
+    unpaired = float(np.abs(atoms.get_initial_magnetic_moments()).max())  # type: ignore[no-untyped-call]
+    multiplicity = 1.0
+    for name in ("spin", "multiplicity", "spin_multiplicity"):
+        multiplicity = max(multiplicity, float(atoms.info.get(name) or 1.0))
+    if unpaired > 1e-3 or multiplicity > 1.0:
+        what = f"magnetic moments up to {unpaired:g}" if unpaired > 1e-3 else "a spin multiplicity"
+        what += "" if unpaired > 1e-3 else f" of {multiplicity:g}"
+        raise ValueError(
+            f"it has {what}; models here are trained for paired electrons, so take the spin out "
+            "if that is what you mean"
+        )
 
 
 def _completed(cell: np.ndarray, pbc: tuple[bool, bool, bool]) -> np.ndarray:

@@ -11,7 +11,7 @@ equivariant, without grids on the sphere; edge frames are deterministic and carr
 | edge | z_ij = D_ij (A x_j + B x_i) * radial(d_ij, Z_i, Z_j) |
 | message | m_ij = env(d_ij) D_ij^T SO2'( gate( SO2(z_ij) ) ) |
 | atom | x_i += C sum_j m_ij / sqrt(typical neighbours);  x_i += gate network(x_i) |
-| energy | E = sum_i ( E0(Z_i) + scale * readout(x_i) ), summed in float64 |
+| energy | E = sum_i ( E0(Z_i) + scale * readout(x_i) ) + repulsion, summed in float64 |
 
 In the edge frame all coefficients with m = 0 are invariant, so the gate of degree l on an edge
 is the sigmoid of its own m = 0 coefficient.
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from egno_md.models.degree_layers import DegreeGate, DegreeLinear, DegreeNorm, degree_power
 from egno_md.models.edge_frame import edge_frames
 from egno_md.models.radial_basis import RadialBasis, envelope
+from egno_md.models.repulsion import Repulsion
 from egno_md.models.so2_convolution import SO2Convolution, edge_order, order_sizes
 from egno_md.models.wigner import WignerMatrices, stack_blocks
 
@@ -56,6 +57,9 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     for name in ("cutoff_A", "typical_neighbours", "energy_scale_eV"):
         if not 0.0 < settings[name] < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {settings[name]}")
+    for name in ("mirror", "repulsion"):
+        if not isinstance(settings[name], bool):
+            raise ValueError(f"{name} must be true or false, got {settings[name]!r}")
     if not all(math.isfinite(e) for e in settings["reference_energies_eV"]):
         raise ValueError("reference_energies_eV must be finite numbers")
 
@@ -161,6 +165,7 @@ class ESCNMD(nn.Module):
         typical_neighbours: float = 8.0,
         reference_energies_eV: Sequence[float] | None = None,
         energy_scale_eV: float = 1.0,
+        repulsion: bool = False,
     ) -> None:
         """Draw the weights with torch's global generator.
 
@@ -179,6 +184,7 @@ class ESCNMD(nn.Module):
             typical_neighbours: neighbours of an average atom, scales sums.
             reference_energies_eV: energy of each element in order, eV; zeros when None.
             energy_scale_eV: what the network's unit stands for, eV.
+            repulsion: add the repulsion of nuclei that are closer than a bond.
 
         Raises:
             ValueError: for elements, reference energies or sizes that do not fit.
@@ -201,6 +207,7 @@ class ESCNMD(nn.Module):
             "typical_neighbours": float(typical_neighbours),
             "reference_energies_eV": references,
             "energy_scale_eV": float(energy_scale_eV),
+            "repulsion": repulsion,
         }
         _check_settings(self._architecture)
         self.cutoff_A = float(cutoff_A)
@@ -217,6 +224,7 @@ class ESCNMD(nn.Module):
         self.edge_degree = nn.Linear(radial_hidden, (max_degree + 1) * channels)
         message = (max_degree, max_order, channels, hidden_channels, radial_hidden, mirror)
         self._make_layers(n_layers, message, typical_neighbours)
+        self.repulsion = Repulsion() if repulsion else None
         self.final_norm = DegreeNorm(max_degree, channels)
         self.readout = nn.Sequential(
             nn.Linear((max_degree + 1) * channels, channels), nn.SiLU(), nn.Linear(channels, 1)
@@ -330,7 +338,15 @@ class ESCNMD(nn.Module):
                 norm(features), into_frame, out_of_frame, edge, source, target
             )
             features = features + atom_step(atom_norm(features))
-        return self._total(self.final_norm(features), rows, batch, n_graphs)
+        atoms = self._atom_energies(self.final_norm(features), rows)
+        if self.repulsion is not None:
+            pairs = self.repulsion(
+                distances, numbers.index_select(0, source), numbers.index_select(0, target)
+            )
+            # Every pair is there in both directions.
+            atoms = atoms.index_add(0, target, 0.5 * pairs.to(torch.float64))
+        total: Tensor = atoms.new_zeros(n_graphs).index_add(0, batch, atoms)
+        return total
 
     def _edge_invariants(
         self, distances: Tensor, rows: Tensor, source: Tensor, target: Tensor
@@ -352,11 +368,10 @@ class ESCNMD(nn.Module):
         scalars = self.embedding(rows)[:, None] + start[:, :1]
         return torch.cat((scalars, start[:, 1:]), 1)
 
-    def _total(self, features: Tensor, rows: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
-        """Sum atoms in float64."""
+    def _atom_energies(self, features: Tensor, rows: Tensor) -> Tensor:
+        """Energy of every atom, `(n,)` float64, eV."""
         seen = torch.cat((features[:, 0], degree_power(features)), 1)
         scale = float(self._architecture["energy_scale_eV"])
         atoms = self.readout(seen)[:, 0].to(torch.float64) * scale
-        atoms = atoms + self.reference_energies.index_select(0, rows)
-        total: Tensor = atoms.new_zeros(n_graphs).index_add(0, batch, atoms)
-        return total
+        own: Tensor = atoms + self.reference_energies.index_select(0, rows)
+        return own

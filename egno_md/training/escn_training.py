@@ -35,6 +35,7 @@ ARCHITECTURE_OPTIONS = (
     "hidden_channels",
     "radial_hidden",
     "mirror",
+    "repulsion",
 )
 
 

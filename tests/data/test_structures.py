@@ -222,3 +222,41 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes(range(256)) * 8)
     with pytest.raises(ValueError, match=r"noise\.xyz"):
         read_structure(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("charge", 1, r"total charge of 1;"),
+        ("total_charge", -2.0, r"total charge of -2;"),
+        ("spin", 3, r"spin multiplicity of 3;"),
+        ("multiplicity", 2, r"spin multiplicity of 2;"),
+    ],
+)
+def test_charge_and_spin_are_refused(key: str, value: float, message: str, tmp_path: Path) -> None:
+    atoms = ETHANOL.copy()
+    atoms.info[key] = value
+    path = tmp_path / "a.extxyz"
+    ase.io.write(path, atoms)
+    with pytest.raises(ValueError, match=message):
+        read_structure(path)
+    atoms.info[key] = 0 if "charge" in key else 1
+    ase.io.write(path, atoms)
+    assert read_structure(path).molecule.n_atoms == 9
+
+
+def test_charges_of_atoms_count_by_their_sum(tmp_path: Path) -> None:
+    path = tmp_path / "a.traj"
+    atoms = ETHANOL.copy()
+    atoms.set_initial_charges([0.1, -0.1] * 4 + [0.0])
+    ase.io.write(path, atoms)
+    assert read_structure(path).molecule.n_atoms == 9
+    atoms.set_initial_charges([1.0] + [0.0] * 8)
+    ase.io.write(path, atoms)
+    with pytest.raises(ValueError, match="total charge of 1"):
+        read_structure(path)
+    atoms.set_initial_charges([0.0] * 9)
+    atoms.set_initial_magnetic_moments([0.0, -1.0] + [0.0] * 7)
+    ase.io.write(path, atoms)
+    with pytest.raises(ValueError, match="magnetic moments up to 1"):
+        read_structure(path)

@@ -5,6 +5,7 @@ import torch
 
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.neighbours import find_neighbours
+from egno_md.models.repulsion import Repulsion
 
 ETHANOL = [6, 6, 8, 1, 1, 1, 1, 1, 1]
 # A conformer with the C-C bond exactly along y, the direction where angles break down.
@@ -255,3 +256,26 @@ def test_every_parameter_takes_part(shaken):
 def test_refuses_architectures_that_make_no_sense(change, words):
     with pytest.raises(ValueError, match=words):
         ESCNMD.from_architecture({**make().architecture(), **change})
+
+
+def test_repulsion_is_added_to_pairs_closer_than_bonds():
+    settings = {"cutoff_A": 4.0, "max_degree": 1, "max_order": 1, "channels": 4, "n_layers": 1}
+    energies = {}
+    for repulsion in (False, True):
+        torch.manual_seed(0)
+        model = ESCNMD([1, 8], repulsion=repulsion, **settings).double()
+        again = ESCNMD.from_architecture(model.architecture())
+        assert again.architecture()["repulsion"] is repulsion
+        for d in (0.3, 3.0):
+            x = torch.tensor([[0.0, 0.0, 0.0], [d, 0.0, 0.0]], dtype=torch.float64)
+            edges = torch.tensor([[0, 1], [1, 0]])
+            numbers, batch = torch.tensor([8, 1]), torch.zeros(2, dtype=torch.int64)
+            shifts = torch.zeros(2, 3, dtype=torch.float64)
+            energies[repulsion, d] = float(model(x, numbers, edges, shifts, batch, 1))
+    pair = Repulsion().double()(
+        torch.tensor([0.3], dtype=torch.float64), torch.tensor([8]), torch.tensor([1])
+    )
+    assert energies[True, 0.3] - energies[False, 0.3] == pytest.approx(float(pair), rel=1e-9)
+    assert energies[True, 3.0] == energies[False, 3.0]
+    with pytest.raises(ValueError, match="repulsion must be true or false"):
+        ESCNMD([1], repulsion="yes")
