@@ -271,7 +271,7 @@ def test_repulsion_is_added_to_pairs_closer_than_bonds():
             edges = torch.tensor([[0, 1], [1, 0]])
             numbers, batch = torch.tensor([8, 1]), torch.zeros(2, dtype=torch.int64)
             shifts = torch.zeros(2, 3, dtype=torch.float64)
-            energies[repulsion, d] = float(model(x, numbers, edges, shifts, batch, 1))
+            energies[repulsion, d] = model(x, numbers, edges, shifts, batch, 1).item()
     pair = Repulsion().double()(
         torch.tensor([0.3], dtype=torch.float64), torch.tensor([8]), torch.tensor([1])
     )
