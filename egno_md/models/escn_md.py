@@ -21,17 +21,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from egno_md.models.degree_layers import DegreeGate, DegreeLinear, DegreeNorm, degree_power
+from egno_md.models.degree_layers import DegreeGate, DegreeNorm, degree_power
+from egno_md.models.edge_blocks import EdgeBlock, EdgeBlocks, EdgeGeometry, cut_edges
 from egno_md.models.edge_frame import edge_frames
+from egno_md.models.edge_message import EdgeMessage
 from egno_md.models.radial_basis import RadialBasis, envelope
 from egno_md.models.repulsion import Repulsion
-from egno_md.models.so2_convolution import SO2Convolution, edge_order, order_sizes
+from egno_md.models.so2_convolution import edge_order
 from egno_md.models.wigner import WignerMatrices, stack_blocks
+
+#: Edges worked on at a time: what is made of them fits in a processor's cache.
+EDGES_AT_ONCE = 2048
+
+#: Where more than this would be kept of the edges for the gradient, it is made again instead.
+KEPT_BYTES = 2 * 10**9
 
 #: Largest atomic number the tables have room for.
 _MAX_NUMBER = 118
@@ -62,72 +70,6 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be true or false, got {settings[name]!r}")
     if not all(math.isfinite(e) for e in settings["reference_energies_eV"]):
         raise ValueError("reference_energies_eV must be finite numbers")
-
-
-class EdgeMessage(nn.Module):
-    """Messages along edges and their sum on atoms."""
-
-    def __init__(
-        self,
-        max_degree: int,
-        max_order: int,
-        channels: int,
-        hidden_channels: int,
-        radial_hidden: int,
-        mirror: bool,
-        neighbours: float,
-    ) -> None:
-        """Draw the weights; the arguments are those of `ESCNMD`."""
-        super().__init__()
-        self.hidden = hidden_channels
-        self.rescale = 1.0 / math.sqrt(neighbours)
-        self.mix_source = DegreeLinear(max_degree, channels, hidden_channels)
-        self.mix_target = DegreeLinear(max_degree, channels, hidden_channels, bias=False)
-        self.pairs = [max_degree + 1 - m for m in range(max_order + 1)]
-        self.radial = nn.Linear(radial_hidden, sum(self.pairs) * hidden_channels)
-        nn.init.ones_(self.radial.bias)
-        sizes = (max_degree, max_order, hidden_channels, hidden_channels)
-        self.first = SO2Convolution(*sizes, mirror=mirror)
-        self.second = SO2Convolution(*sizes, mirror=mirror)
-        self.mix_out = DegreeLinear(max_degree, hidden_channels, channels, bias=False)
-        self.sizes = order_sizes(max_degree, max_order)
-
-    def forward(
-        self,
-        features: Tensor,
-        into_frame: Tensor,
-        out_of_frame: Tensor,
-        edge_invariants: Tensor,
-        source: Tensor,
-        target: Tensor,
-    ) -> Tensor:
-        """Return what each atom receives.
-
-        Args:
-            features: `(n, (L+1)^2, channels)`.
-            into_frame: `(n_edges, n_coefficients, (L+1)^2)`, Wigner rows.
-            out_of_frame: its transpose times the envelope.
-            edge_invariants: `(n_edges, radial_hidden)`.
-            source: `(n_edges,)` sending atoms.
-            target: `(n_edges,)` receiving atoms.
-
-        Returns:
-            `(n, (L+1)^2, channels)`.
-        """
-        sent = self.mix_source(features).index_select(0, source)
-        kept = self.mix_target(features).index_select(0, target)
-        weights = self.radial(edge_invariants).view(len(source), sum(self.pairs), self.hidden)
-        by_order = torch.split(weights, self.pairs, 1)
-        parts = torch.split(torch.bmm(into_frame, sent + kept), self.sizes, 1)
-        # Part k holds order +-m with m = (k + 1) // 2.
-        parts = self.first([part * by_order[(k + 1) // 2] for k, part in enumerate(parts)])
-        gates = torch.sigmoid(parts[0])
-        parts = self.second([part * gates[:, (k + 1) // 2 :] for k, part in enumerate(parts)])
-        messages = torch.bmm(out_of_frame, torch.cat(parts, 1))
-        received = messages.new_zeros((features.shape[0], *messages.shape[1:]))
-        received = received.index_add(0, target, messages)
-        out: Tensor = self.mix_out(received * self.rescale)
-        return out
 
 
 def _checked_elements(
@@ -211,6 +153,7 @@ class ESCNMD(nn.Module):
         }
         _check_settings(self._architecture)
         self.cutoff_A = float(cutoff_A)
+        self.edges_at_once, self.kept_bytes = EDGES_AT_ONCE, KEPT_BYTES
         self.max_degree, self.max_order, self.channels = max_degree, max_order, channels
         self.rescale = 1.0 / math.sqrt(typical_neighbours)
         self._make_tables(known, references)
@@ -297,6 +240,28 @@ class ESCNMD(nn.Module):
         """Atomic numbers the model knows."""
         return tuple(self._architecture["elements"])
 
+    @property
+    def bytes_per_edge(self) -> float:
+        """Memory of what a gradient keeps of an edge, about (measured: seven copies a layer)."""
+        size = self.embedding.weight.element_size()
+        n_coefficients = len(self.edge_rows)
+        hidden = int(self._architecture["hidden_channels"])
+        return 7.5 * size * n_coefficients * hidden * max(1, len(self.messages))
+
+    def evaluation_bytes(self, n_atoms: int, n_edges: int) -> float:
+        """Estimate the memory that energy and forces of a system take.
+
+        Args:
+            n_atoms: atoms.
+            n_edges: edges, both directions.
+        """
+        size = self.embedding.weight.element_size()
+        features = size * (self.max_degree + 1) ** 2 * self.channels
+        of_atoms = n_atoms * features * 6.0 * max(1, len(self.messages))
+        # Arrows, shifts, lengths and indices, with their gradients.
+        of_edges = n_edges * 400.0
+        return of_atoms + of_edges + min(self.kept_bytes, n_edges * self.bytes_per_edge)
+
     def forward(
         self,
         positions: Tensor,
@@ -324,20 +289,14 @@ class ESCNMD(nn.Module):
         arrows = positions.index_select(0, source) + shifts - positions.index_select(0, target)
         arrows = arrows.to(self.embedding.weight.dtype)
         distances = arrows.square().sum(-1).sqrt()
-        edge = self._edge_invariants(distances, rows, source, target)
-        ends = envelope(distances, self.cutoff_A)[:, None, None]
-        blocks = self.wigner(edge_frames(arrows / distances[:, None]))
-        into_frame = stack_blocks(blocks, self.edge_rows)
-        out_of_frame = into_frame.transpose(1, 2) * ends
-
-        features = self._start(rows, edge, out_of_frame, target)
-        for norm, message, atom_norm, atom_step in zip(
-            self.message_norms, self.messages, self.atom_norms, self.atom_steps, strict=True
-        ):
-            features = features + message(
-                norm(features), into_frame, out_of_frame, edge, source, target
-            )
-            features = features + atom_step(atom_norm(features))
+        cuts = cut_edges(target, len(rows), self.edges_at_once)
+        lean = len(target) * self.bytes_per_edge > self.kept_bytes and not self.training
+        edges = EdgeBlocks(
+            cuts, lambda cut: self._geometry(cut, arrows, distances, rows, source, target), lean
+        )
+        features = self._start(rows, edges)
+        for layer in range(len(self.messages)):
+            features = self._layer(layer, features, edges)
         atoms = self._atom_energies(self.final_norm(features), rows)
         if self.repulsion is not None:
             pairs = self.repulsion(
@@ -347,6 +306,53 @@ class ESCNMD(nn.Module):
             atoms = atoms.index_add(0, target, 0.5 * pairs.to(torch.float64))
         total: Tensor = atoms.new_zeros(n_graphs).index_add(0, batch, atoms)
         return total
+
+    def _layer(self, layer: int, features: Tensor, edges: EdgeBlocks) -> Tensor:
+        """One layer: messages, then a step on every atom."""
+        message = cast(EdgeMessage, self.messages[layer])
+        atom_step = cast(DegreeGate, self.atom_steps[layer])
+        norm, atom_norm = self.message_norms[layer], self.atom_norms[layer]
+
+        def shares(features: Tensor) -> tuple[Tensor, Tensor]:
+            return message.shares(norm(features))
+
+        def stepped(features: Tensor, received: Tensor) -> Tensor:
+            features = features + message.mixed(received)
+            after: Tensor = features + atom_step(atom_norm(features))
+            return after
+
+        sent, kept = edges.made_again(shares, features)
+
+        def received(block: EdgeGeometry, first: int, last: int) -> Tensor:
+            return message.received(sent, kept[first:last], block)
+
+        after: Tensor = edges.made_again(stepped, features, edges.gather(received))
+        return after
+
+    def _geometry(
+        self,
+        cut: EdgeBlock,
+        arrows: Tensor,
+        distances: Tensor,
+        rows: Tensor,
+        source: Tensor,
+        target: Tensor,
+    ) -> EdgeGeometry:
+        """What a block knows of its edges; the arguments are of all edges."""
+        mine = slice(*cut.edges)
+        arrows, distances = arrows[mine], distances[mine]
+        source, target = source[mine], target[mine]
+        ends = envelope(distances, self.cutoff_A)[:, None, None]
+        wigner = self.wigner(edge_frames(arrows / distances[:, None]))
+        into_frame = stack_blocks(wigner, self.edge_rows)
+        return EdgeGeometry(
+            into_frame,
+            into_frame.transpose(1, 2) * ends,
+            self._edge_invariants(distances, rows, source, target),
+            source,
+            target - cut.atoms[0],
+            cut.n_atoms,
+        )
 
     def _edge_invariants(
         self, distances: Tensor, rows: Tensor, source: Tensor, target: Tensor
@@ -358,13 +364,18 @@ class ESCNMD(nn.Module):
         hidden = self.radial_second(nn.functional.silu(hidden))
         return nn.functional.silu(hidden)
 
-    def _start(self, rows: Tensor, edge: Tensor, out_of_frame: Tensor, target: Tensor) -> Tensor:
+    def _start(self, rows: Tensor, edges: EdgeBlocks) -> Tensor:
         """First atom features: the element, and the directions of the neighbours."""
         n_m0 = self.max_degree + 1
-        weights = self.edge_degree(edge).view(len(target), n_m0, self.channels)
-        seen = torch.bmm(out_of_frame[:, :, :n_m0], weights)
-        start = seen.new_zeros((rows.shape[0], *seen.shape[1:]))
-        start = start.index_add(0, target, seen) * self.rescale
+
+        def directions(block: EdgeGeometry, first: int, last: int) -> Tensor:
+            weights = self.edge_degree(block.invariants)
+            weights = weights.view(len(block.source), n_m0, self.channels)
+            seen = torch.bmm(block.out_of_frame[:, :, :n_m0], weights)
+            start = seen.new_zeros((last - first, *seen.shape[1:]))
+            return start.index_add(0, block.target, seen)
+
+        start = edges.gather(directions) * self.rescale
         scalars = self.embedding(rows)[:, None] + start[:, :1]
         return torch.cat((scalars, start[:, 1:]), 1)
 

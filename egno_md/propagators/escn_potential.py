@@ -12,6 +12,7 @@ from torch import Tensor
 
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.neighbours import find_neighbours
+from egno_md.propagators.memory import refuse_too_large
 from egno_md.roles import EnergyForces
 from egno_md.state import State
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 #: Atoms worked on at a time; keeps the features of the edges in the processor's cache.
 ATOMS_AT_ONCE = 1024
+
+
+#: From so many edges on, memory is looked at before the run.
+_MANY_EDGES = 100_000
 
 
 class ESCNPotential:
@@ -149,6 +154,10 @@ class ESCNPotential:
         """Energies of a piece, `(n_replicas,)`, with a graph where `places` has one."""
         cell = None if state.cell is None else state.cell.to(self.device)
         near = find_neighbours(places, self.model.cutoff_A, cell, state.molecule.pbc)
+        n_nodes, n_edges = near.n_graphs * places.shape[1], near.edge_index.shape[1]
+        if self.device.type == "cpu" and n_edges > _MANY_EDGES:
+            needed = self.model.evaluation_bytes(n_nodes, n_edges)
+            refuse_too_large(needed, f"{n_nodes} atoms with {n_edges} neighbours")
         shifts = near.shifts
         if strain is not None:
             symmetric = 0.5 * (strain + strain.transpose(1, 2))
