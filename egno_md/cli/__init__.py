@@ -16,6 +16,7 @@ VERBS: Final[Mapping[str, str]] = {
     "train": "train a bundle: an EGNO propagator or an eSCN potential",
     "export": "turn a trajectory store into xtc, dcd, h5 or extxyz",
     "inspect": "print what the card of a bundle says",
+    "convert": "turn a published eSCN checkpoint into a bundle, without running what is in it",
     "parity": "compare the published EGNO and eSCN with files of their reference outputs",
     "benchmark": "measure a table: nbody, mocap, md17-sgdml, claims, propagators, ...",
     "reference": "make reference statistics with classical dynamics",
