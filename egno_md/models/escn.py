@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from egno_md.models.edge_frame import edge_frames
 from egno_md.models.escn_layer import (
+    ATOMS_AT_ONCE,
     EdgeGeometry,
     Grids,
     LayerBlock,
@@ -43,6 +44,10 @@ from egno_md.models.wigner import WignerMatrices, stack_blocks
 
 #: The published network's unit of energy, against which its forces are of order one.
 OUTPUT_SCALE: Final = 0.001
+
+#: Gaussians end at exp of this, far below what rounding leaves: numbers so small that processors
+#: fall back to slow arithmetic would cost more than the rest of the product they go into.
+_LEAST_POWER: Final = -60.0
 
 #: Whole-number settings and the range each may have; a file must not ask for all memory.
 _RANGES: Final = {
@@ -100,7 +105,8 @@ class GaussianBasis(nn.Module):
 
     def forward(self, distances: Tensor) -> Tensor:
         """Map `(n_edges,)`, Å, to `(n_edges, n_gaussians)`."""
-        return torch.exp((distances[:, None] - self.offset).square() * self.exponent)
+        powers = (distances[:, None] - self.offset).square() * self.exponent
+        return torch.exp(powers.clamp(min=_LEAST_POWER))
 
 
 class ESCN(nn.Module):
@@ -251,6 +257,12 @@ class ESCN(nn.Module):
         """Atomic numbers the model knows."""
         return tuple(self._architecture["elements"])
 
+    def freeze(self) -> None:
+        """Prepare for evaluation only: weights are stacked once, and no longer learn."""
+        self.requires_grad_(False)
+        for layer in self.layer_blocks:
+            cast(LayerBlock, layer).message_block.freeze()
+
     def grids(self) -> Grids:
         """Matrices to and from the grids of edges and atoms."""
         names = ("edge_to_grid", "edge_from_grid", "atom_to_grid", "atom_from_grid")
@@ -296,10 +308,13 @@ class ESCN(nn.Module):
         Returns:
             Energies `(n,)`, before the factor 0.001, and forces `(n, 3)`.
         """
-        seen = self.sphharm_weights[0] @ features
-        pushes = self.force_block(seen)
-        forces = pushes @ self.sphere_points / len(self.sphere_points)
-        return self.energy_block(seen).mean(1), forces
+        energies, pushes = [], []
+        for part in torch.split(features, ATOMS_AT_ONCE):
+            seen = self.sphharm_weights[0] @ part
+            energies.append(self.energy_block(seen).mean(1))
+            pushes.append(self.force_block(seen))
+        forces = torch.cat(pushes) @ self.sphere_points / len(self.sphere_points)
+        return torch.cat(energies), forces
 
     def forward(
         self,
@@ -328,8 +343,8 @@ class ESCN(nn.Module):
         edges, grids = self.edges(positions, numbers, edge_index, shifts, frames), self.grids()
         features = self.start(numbers)
         for k, layer in enumerate(self.layer_blocks):
-            change = layer(features, edges, grids)
-            # The first layer replaces the elements, which it has seen.
+            # The first layer sees elements only, and replaces them.
+            change = layer(features, edges, grids, k == 0)
             features = features + change if k else change
         atoms, forces = self.read(features)
         settings = self._architecture

@@ -15,13 +15,19 @@ Coefficients on edges are in m-primary order (see `so2_convolution.edge_order`),
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from egno_md.models.escn_messages import PackedMessages, messages, pack
 from egno_md.models.so2_convolution import edge_order
+
+#: Atoms whose grids are worked on at a time; they then stay in the processor's cache.
+ATOMS_AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +47,17 @@ class EdgeGeometry:
     basis: Tensor
     into_frame: Tensor
     numbers: Tensor
+
+    def part(self, start: int, length: int) -> EdgeGeometry:
+        """Return some edges in a row, without a copy.
+
+        Args:
+            start: the first.
+            length: how many.
+        """
+        rows = (self.source, self.target, self.basis, self.into_frame)
+        source, target, basis, into_frame = (t.narrow(0, start, length) for t in rows)
+        return EdgeGeometry(source, target, basis, into_frame, self.numbers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,16 +197,38 @@ class MessageBlock(nn.Module):
         self.edge_block = EdgeBlock(n_gaussians, edge_channels, n_elements)
         self.so2_block_source = SO2Block(*sizes)
         self.so2_block_target = SO2Block(*sizes)
+        self.packed: PackedMessages | None = None
+        self.register_load_state_dict_post_hook(_forget_packed)  # type: ignore[no-untyped-call]
 
-    def forward(self, features: Tensor, edges: EdgeGeometry, grids: Grids) -> Tensor:
-        """Return what each atom receives, `(n_atoms, (L+1)^2, channels)`."""
-        edge = self.edge_block(edges)
-        sent = torch.bmm(edges.into_frame, features.index_select(0, edges.source))
-        kept = torch.bmm(edges.into_frame, features.index_select(0, edges.target))
-        mixed = self.so2_block_source(sent, edge) + self.so2_block_target(kept, edge)
-        bent = grids.edge_from @ silu(grids.edge_to @ mixed)
-        messages = torch.bmm(edges.into_frame.transpose(1, 2), bent)
-        return torch.zeros_like(features).index_add(0, edges.target, messages)
+    def freeze(self) -> None:
+        """Stack the weights once and for all; they then no longer learn."""
+        self.requires_grad_(False)
+        self.packed = pack(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the module; stacked weights are stacked anew when they are needed."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.packed = None
+        return self
+
+    def forward(
+        self, features: Tensor, edges: EdgeGeometry, grids: Grids, scalars_only: bool = False
+    ) -> Tensor:
+        """Return what each atom receives, `(n_atoms, (L+1)^2, channels)`.
+
+        Args:
+            features: `(n_atoms, (L+1)^2, channels)`.
+            edges: the edges.
+            grids: grid matrices.
+            scalars_only: whether all features but those of l = 0 are zero.
+        """
+        packed = pack(self) if self.packed is None else self.packed
+        return messages(self, packed, features, edges, grids, scalars_only=scalars_only)
+
+
+def _forget_packed(block: nn.Module, _: object) -> None:
+    """Stacked weights no longer hold once others are loaded."""
+    cast(MessageBlock, block).packed = None
 
 
 class LayerBlock(nn.Module):
@@ -220,12 +259,25 @@ class LayerBlock(nn.Module):
         self.fc2_sphere = nn.Linear(channels, channels, bias=False)
         self.fc3_sphere = nn.Linear(channels, channels, bias=False)
 
-    def forward(self, features: Tensor, edges: EdgeGeometry, grids: Grids) -> Tensor:
-        """Map `(n_atoms, (L+1)^2, channels)` to what is added to it, the same shape."""
-        messages = self.message_block(features, edges, grids)
-        seen = grids.atom_to @ torch.cat((features, messages), 2)
-        hidden = silu(self.fc2_sphere(silu(self.fc1_sphere(seen))))
-        out: Tensor = grids.atom_from @ self.fc3_sphere(hidden)
+    def forward(
+        self, features: Tensor, edges: EdgeGeometry, grids: Grids, scalars_only: bool = False
+    ) -> Tensor:
+        """Map `(n_atoms, (L+1)^2, channels)` to what is added to it, the same shape.
+
+        Args:
+            features: `(n_atoms, (L+1)^2, channels)`.
+            edges: the edges.
+            grids: grid matrices.
+            scalars_only: whether all features but those of l = 0 are zero.
+        """
+        received = self.message_block(features, edges, grids, scalars_only)
+        # W1 and W3 have no bias and commute with the grid, which has many more rows.
+        mixed = self.fc1_sphere(torch.cat((features, received), 2))
+        bent = [
+            grids.atom_from @ silu(self.fc2_sphere(silu(grids.atom_to @ part)))
+            for part in torch.split(mixed, ATOMS_AT_ONCE)
+        ]
+        out: Tensor = self.fc3_sphere(torch.cat(bent))
         return out
 
 

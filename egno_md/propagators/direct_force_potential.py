@@ -72,7 +72,8 @@ class DirectForcePotential:
         if atoms_at_once < 1:
             raise ValueError(f"atoms_at_once must be at least 1, got {atoms_at_once}")
         own = copy.deepcopy(model).to(device=device, dtype=dtype)
-        self.model = own.eval().requires_grad_(False)
+        self.model = own.eval()
+        self.model.freeze()
         self.device = torch.device(device)
         self.atoms_at_once = atoms_at_once
 
