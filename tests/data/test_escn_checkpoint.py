@@ -86,6 +86,7 @@ def published_state(net: ESCN, prefix: str = "") -> OrderedDict[str, torch.Tenso
         if name.endswith("edge_block.fc1_dist.bias"):
             place = name.removesuffix("fc1_dist.bias") + "distance_expansion.offset"
             found[prefix + place] = state["distance_expansion.offset"]
+    found._metadata = state._metadata  # as torch writes it beside the weights
     return found
 
 

@@ -132,7 +132,7 @@ def test_a_convolution_commutes_with_a_roll_about_the_edge():
     assert torch.allclose(block(matrix @ parts, edge), matrix @ block(parts, edge), atol=1e-13)
 
 
-def test_wider_than_m_equals_l_grids_hide_the_roll_of_a_frame():
+def test_grids_let_a_little_of_a_roll_through_from_the_second_layer_on():
     # One layer sees no m > 0 input, so the roll cannot matter; two layers show the aliasing.
     arrows = cluster()[0][cluster()[2][0]] - cluster()[0][cluster()[2][1]]
     frames = edge_frames(arrows / arrows.norm(dim=1, keepdim=True))

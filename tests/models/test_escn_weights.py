@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -38,6 +40,34 @@ def test_sizes_come_back_from_shapes(degree, order, layers):
     again = ESCN(**settings)
     again.load_state_dict(whole)
     assert again.architecture() == model.architecture()
+
+
+@pytest.mark.parametrize(
+    ("degree", "order", "layers", "channels", "hidden", "count"),
+    [
+        (4, 2, 12, 128, 256, 36_109_312),
+        (6, 2, 12, 128, 256, 51_837_952),
+        (6, 3, 20, 160, 384, 200_227_840),
+    ],
+)
+def test_published_sizes_have_the_published_number_of_weights(
+    degree, order, layers, channels, hidden, count
+):
+    shapes = expected_shapes(
+        {
+            "max_degree": degree,
+            "max_order": order,
+            "n_layers": layers,
+            "channels": channels,
+            "hidden_channels": hidden,
+            "edge_channels": 128,
+            "n_gaussians": 600,
+            "n_elements": 90,
+            "n_points": 128,
+        }
+    )
+    constants = {"sphere_points", "sphharm_weights.0", "distance_expansion.offset"}
+    assert sum(math.prod(s) for k, s in shapes.items() if k not in constants) == count
 
 
 def test_what_a_file_lacks_is_made_and_what_it_has_twice_is_dropped():

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from egno_md.bundle import BundleCard, save_bundle
+from egno_md import bundle
+from egno_md.bundle import BundleCard, load_bundle, save_bundle
 from egno_md.models.escn import ESCN
 from egno_md.models.escn_md import ESCNMD
 from egno_md.propagators.direct_force_potential import DirectForcePotential, load_potential
@@ -140,6 +141,14 @@ def test_bundles_open_as_what_they_are(model, tmp_path):
     assert torch.equal(potential.evaluate(crystal()).forces, mine.forces)
     with pytest.raises(ValueError, match=r"'escn' model.*load_potential"):
         ESCNPotential.from_bundle(direct)
+
+
+def test_published_sizes_may_be_larger_than_other_bundles(model, tmp_path, monkeypatch):
+    path = save_bundle(tmp_path / "direct.bundle", card(model), model.state_dict())
+    monkeypatch.setattr(bundle, "MAX_WEIGHTS_BYTES", 100)
+    assert load_bundle(path).weights
+    with pytest.raises(ValueError, match="larger than the 100 bytes"):
+        load_bundle(path, max_weights_bytes=100)
 
 
 def test_the_published_slab_from_its_atoms_alone():
