@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from egno_md.data.structures import read_structure as read_structure
     from egno_md.propagators.classical import Langevin as Langevin
     from egno_md.propagators.classical import VelocityVerlet as VelocityVerlet
+    from egno_md.propagators.direct_force_potential import (
+        DirectForcePotential as DirectForcePotential,
+    )
+    from egno_md.propagators.direct_force_potential import load_potential as load_potential
     from egno_md.propagators.escn_potential import ESCNPotential as ESCNPotential
     from egno_md.propagators.guarded import GuardedPropagator as GuardedPropagator
     from egno_md.propagators.learned import LearnedPropagator as LearnedPropagator
@@ -55,6 +59,8 @@ _HOMES: Final = {
     "read_structure": "data.structures",
     "Langevin": "propagators.classical",
     "VelocityVerlet": "propagators.classical",
+    "DirectForcePotential": "propagators.direct_force_potential",
+    "load_potential": "propagators.direct_force_potential",
     "ESCNPotential": "propagators.escn_potential",
     "GuardedPropagator": "propagators.guarded",
     "LearnedPropagator": "propagators.learned",

@@ -47,6 +47,9 @@ TEXT_FILE: Final = "CARD.md"
 
 #: The largest tensor file that is read, unless the caller allows more.
 MAX_WEIGHTS_BYTES: Final = 64 * 2**20
+
+#: The same for architectures whose published sizes are larger.
+MAX_PUBLISHED_BYTES: Final[Mapping[str, int]] = {"escn": 2 * 2**30}
 MAX_HEADER_BYTES: Final = 10 * 2**20
 
 #: A constructor may make this many parameters more than a bundle has, for its own purposes.
@@ -62,6 +65,7 @@ _MODEL_CLASSES: Final[Mapping[str, tuple[str, str]]] = {
     "hamiltonian-egno": ("egno_md.models.hamiltonian_egno", "HamiltonianEGNO"),
     "escn-md": ("egno_md.models.escn_md", "ESCNMD"),
     "egno": ("egno_md.models.egno", "EGNO"),
+    "escn": ("egno_md.models.escn", "ESCN"),
 }
 
 
@@ -147,14 +151,14 @@ def load_bundle(
     name_or_path: str | os.PathLike[str],
     kind: str | None = None,
     *,
-    max_weights_bytes: int = MAX_WEIGHTS_BYTES,
+    max_weights_bytes: int | None = None,
 ) -> Bundle:
     """Read a bundle and check all of it.
 
     Args:
         name_or_path: a packaged name such as `ethanol-egno`, or a folder.
         kind: "egno" or "escn" if only that will do.
-        max_weights_bytes: the largest tensor file that is read.
+        max_weights_bytes: the largest tensor file that is read; None: as its architecture needs.
 
     Returns:
         The bundle; its tensors are finite and their hash is the card's.
@@ -171,6 +175,9 @@ def load_bundle(
         )
     if card.weights_sha256 is None:
         raise ValueError(f"{folder / CARD_FILE}: weights_sha256 is missing")
+    if max_weights_bytes is None:
+        name = str(card.architecture["name"])
+        max_weights_bytes = MAX_PUBLISHED_BYTES.get(name, MAX_WEIGHTS_BYTES)
     weights = _read_tensors(folder, WEIGHTS_FILE, card.weights_sha256, max_weights_bytes)
     if not weights:
         raise ValueError(f"{folder / WEIGHTS_FILE} holds no tensors")

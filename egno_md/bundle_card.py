@@ -33,7 +33,7 @@ UNITS: Final[Mapping[str, str]] = {
 #: Which architectures each kind of bundle may hold.
 ARCHITECTURES: Final[Mapping[str, tuple[str, ...]]] = {
     "egno": ("hamiltonian-egno", "egno"),
-    "escn": ("escn-md",),
+    "escn": ("escn-md", "escn"),
 }
 
 #: The largest bundle.json that is read.

@@ -21,8 +21,8 @@ class InspectConfig(Job):
     """Packaged names or paths."""
     as_json: bool = False
     """Print the card as JSON."""
-    max_weights_MB: int = Field(64, ge=1)
-    """Largest weights file that is read, MB."""
+    max_weights_MB: int | None = Field(None, ge=1)
+    """Largest weights file that is read, MB; none: as the architecture needs."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,8 +48,9 @@ def run(argv: Sequence[str]) -> int:
         for name in packaged:
             print(f"  {name}: {load_bundle(name).card.level_of_theory}")
         return 0
+    limit = None if job.max_weights_MB is None else job.max_weights_MB * 2**20
     for name in job.bundle:
-        bundle = load_bundle(name, max_weights_bytes=job.max_weights_MB * 2**20)
+        bundle = load_bundle(name, max_weights_bytes=limit)
         if job.as_json:
             sys.stdout.write(card_as_json(bundle.card))
             continue

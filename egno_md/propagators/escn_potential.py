@@ -59,8 +59,9 @@ class ESCNPotential:
             built = build_model(model)
             if not isinstance(built, ESCNMD):
                 raise ValueError(
-                    f"bundle {model.card.name} holds a {model.card.kind!r} model; "
-                    'a potential needs kind "escn"'
+                    f"bundle {model.card.name} holds a {model.card.architecture['name']!r} model; "
+                    'forces that are the gradient of an energy need "escn-md" '
+                    "(load_potential opens the published eSCN, whose forces are not)"
                 )
             model = built
         if dtype not in (None, torch.float32, torch.float64):
