@@ -308,6 +308,7 @@ BenchmarkName = Literal[
     "rollouts",
     "cost",
     "so2",
+    "speed",
 ]
 
 

@@ -115,19 +115,22 @@ def training_step(model: nn.Module, inputs: Inputs, targets: Tensor) -> Step:
     return step
 
 
-def cpu_seconds(steps: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+def cpu_seconds(
+    steps: Sequence[Callable[[], object]], rounds: int, warm: int = 2
+) -> list[list[float]]:
     """Processor time of steps, one of each in turn.
 
     Args:
-        steps: the steps; each is done twice before.
+        steps: the steps.
         rounds: turns.
+        warm: how often each is done before.
 
     Returns:
         for each step its times, s.
     """
     for step in steps:
-        step()
-        step()
+        for _ in range(warm):
+            step()
     times: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds):
         for step, mine in zip(steps, times, strict=True):
