@@ -209,6 +209,9 @@ class TrainConfig(Job):
     chain_scales: tuple[Literal["change", "thermal"], ...] = ()
     """What errors are measured by in each stage (egno): the true change, or thermal motion; none:
     thermal in the last stage where it repeats a chain, the change elsewhere."""
+    chain_energy_weights: tuple[float, ...] = ()
+    """Weight of the error of energies over their spread in each stage (egno); none: 0. It makes
+    conformers as deep as they are, which short segments hardly tell."""
     force_weight: float = Field(1.0, ge=0.0)
     """Weight of forces in the loss (escn)."""
     energy_weight: float = Field(1.0, ge=0.0)
@@ -286,13 +289,18 @@ class TrainConfig(Job):
         if self.kind == "escn" and len(self.potential) > 1:
             raise ValueError("an eSCN potential learns from one potential; give one, or files")
         lengths = {len(self.chain), len(self.chain_steps), len(self.chain_learning_rates)}
-        if self.chain_scales:
-            lengths.add(len(self.chain_scales))
+        optional = (self.chain_scales, self.chain_energy_weights)
+        lengths |= {len(given) for given in optional if given}
         if len(lengths) > 1:
             raise ValueError(
-                "chain, chain_steps, chain_learning_rates and chain_scales need as many entries "
-                f"each, got {len(self.chain)}, {len(self.chain_steps)}, "
-                f"{len(self.chain_learning_rates)} and {len(self.chain_scales)}"
+                "chain, chain_steps, chain_learning_rates, chain_scales and chain_energy_weights "
+                f"need as many entries each, got {len(self.chain)}, {len(self.chain_steps)}, "
+                f"{len(self.chain_learning_rates)}, {len(self.chain_scales)} and "
+                f"{len(self.chain_energy_weights)}"
+            )
+        if any(weight < 0.0 for weight in self.chain_energy_weights):
+            raise ValueError(
+                f"chain_energy_weights must not be negative, got {self.chain_energy_weights}"
             )
         return self
 

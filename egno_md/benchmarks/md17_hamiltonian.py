@@ -20,7 +20,7 @@ from egno_md.models.pair_classes import distance_statistics
 from egno_md.roles import Potential
 from egno_md.state import State
 from egno_md.training.lesson import ForceFrames, Lesson
-from egno_md.training.lesson_fits import match_forces, match_segments
+from egno_md.training.lesson_fits import SegmentErrors, match_forces, match_segments
 from egno_md.training.lesson_pairs import pairs_of
 from egno_md.training.segment_loss import Paths, predicted
 from egno_md.training.settings import FitSettings
@@ -132,9 +132,8 @@ def train_hamiltonian(
         if stage.chain == 0:
             done = match_forces(model, pairs, lessons, settings, into, resume=resume)
         else:
-            done = match_segments(
-                model, pairs, lessons, stage.chain, "change", settings, into, resume=resume
-            )
+            what = SegmentErrors(stage.chain)
+            done = match_segments(model, pairs, lessons, what, settings, into, resume=resume)
         cpu_seconds += done.cpu_seconds
     errors = chained_errors(model, test)
     run = HamiltonianRun(errors, cpu_seconds, sum(p.numel() for p in model.parameters()))

@@ -21,6 +21,7 @@ from egno_md.training.card import trained_card
 from egno_md.training.fresh_network import make_network
 from egno_md.training.lesson import Lesson, read_lessons, read_tests
 from egno_md.training.lesson_fits import (
+    SegmentErrors,
     joined_measures,
     lesson_measures,
     match_forces,
@@ -87,10 +88,11 @@ def _fit_stages(
         config.chain_steps,
         config.chain_learning_rates,
         stage_scales(config),
+        config.chain_energy_weights or (0.0,) * len(config.chain),
         strict=True,
     )
     results: list[FitResult] = []
-    for number, (chain, steps, rate, scale) in enumerate(stages):
+    for number, (chain, steps, rate, scale, weight) in enumerate(stages):
         if chain == 0 and all(lesson.force_frames is None for lesson in lessons):
             continue
         settings = _settings(config, steps, rate, number)
@@ -98,11 +100,12 @@ def _fit_stages(
         # A stage that is done returns at once with its best weights.
         resume = config.resume and folder.exists()
         if chain == 0:
-            done = match_forces(model, pairs, lessons, settings, folder, resume=resume)
-        else:
-            done = match_segments(
-                model, pairs, lessons, chain, scale, settings, folder, resume=resume
+            done = match_forces(
+                model, pairs, lessons, settings, folder, energy_weight=weight, resume=resume
             )
+        else:
+            errors = SegmentErrors(chain, scale, weight)
+            done = match_segments(model, pairs, lessons, errors, settings, folder, resume=resume)
         results.append(done)
     return results
 

@@ -32,11 +32,13 @@ class ForceFrames:
         positions: `(n_frames, n_atoms, 3)`, Å.
         forces: same shape, eV/Å.
         cell: `(n_frames, 3, 3)`, Å, or None without periodicity.
+        energies: `(n_frames,)` float64, eV, or None where nobody asked for them.
     """
 
     positions: Tensor
     forces: Tensor
     cell: Tensor | None = None
+    energies: Tensor | None = None
 
     def like(self, example: Tensor) -> ForceFrames:
         """Return the same frames with the dtype and device of a tensor."""
@@ -172,6 +174,24 @@ def _labelled(config: TrainConfig, potential: Potential, windows: Windows) -> Fo
                 advance(len(rows), "")
         return {"forces": torch.cat(parts)}
 
+    def make_energies() -> dict[str, Tensor]:
+        boxes = None if cell is None else torch.split(cell, _AT_ONCE)
+        return {
+            "energies": torch.cat(
+                [
+                    potential.energies(
+                        State.at_rest(windows.molecule, part, cell=boxes[k] if boxes else None)
+                    )
+                    for k, part in enumerate(torch.split(x, _AT_ONCE))
+                ]
+            )
+        }
+
     # Windows remember their potential: their hash stands for both.
-    made = remember(work_folder(config) / "data", "forces", {"windows": windows.sha256()}, make)
-    return ForceFrames(x, made["forces"], cell)
+    folder, about = work_folder(config) / "data", {"windows": windows.sha256()}
+    forces = remember(folder, "forces", about, make)["forces"]
+    if not any(config.chain_energy_weights):
+        return ForceFrames(x, forces, cell)
+    return ForceFrames(
+        x, forces, cell, remember(folder, "energies", about, make_energies)["energies"]
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
+from egno_md.training.energy_loss import EnergyLoss
 from egno_md.training.lesson import ForceFrames, Lesson
 from egno_md.training.lesson_pairs import Pairs, mean_forces
 from egno_md.training.loop import FitResult, fit
@@ -45,9 +47,10 @@ def match_forces(
     settings: FitSettings,
     folder: Path,
     *,
+    energy_weight: float = 0.0,
     resume: bool,
 ) -> FitResult:
-    """Fit the static part U_0 to the teachers' forces.
+    """Fit the static part U_0 to the teachers' forces, and energies if they have a weight.
 
     Args:
         model: the network, changed in place.
@@ -55,12 +58,14 @@ def match_forces(
         lessons: one for each molecule, with labelled frames.
         settings: the numbers of the fit.
         folder: takes checkpoint, best weights and log.
+        energy_weight: of the energies' error over their spread.
         resume: go on from the checkpoint in the folder.
 
     Raises:
         ValueError: if a lesson has no labelled frames, or the fit fails.
     """
     like = model.distance_mean
+    depths = [_depths(energy_weight, *both, like) for both in zip(pairs, lessons, strict=True)]
     shown: list[tuple[Pairs, ForceFrames]] = []
     held: list[tuple[Pairs, ForceFrames]] = []
     for own, lesson in zip(pairs, lessons, strict=True):
@@ -69,31 +74,51 @@ def match_forces(
         for part, frames in zip((shown, held), lesson.force_frames, strict=True):
             part.append((own, frames.like(like)))
 
-    def sample(step: int, generator: torch.Generator) -> tuple[Pairs, ForceFrames]:
-        own, frames = drawn(shown, generator)
-        n = frames.positions.shape[0]
-        return own, frames.select(torch.randint(n, (settings.batch_size,), generator=generator))
+    def sample(step: int, generator: torch.Generator) -> tuple[int, Tensor]:
+        which = drawn(range(len(shown)), generator)
+        n = shown[which][1].positions.shape[0]
+        return which, torch.randint(n, (settings.batch_size,), generator=generator)
 
     def loss(
-        network: nn.Module, batch: tuple[Pairs, ForceFrames]
+        network: nn.Module, batch: tuple[int, Tensor]
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        own, frames = batch
+        which, rows = batch
+        own, frames = shown[which][0], shown[which][1].select(rows)
         found = mean_forces(ours(network), own, frames.positions, frames.cell)
-        return (found - frames.forces).square().mean().sqrt(), {}
+        error = (found - frames.forces).square().mean().sqrt()
+        # The same frames, so that the same generator gives the same batches with and without.
+        return _joined(error, depths[which], rows, ours(network))
 
     def validate(network: nn.Module) -> dict[str, float]:
-        parts = [_force_errors(ours(network), *part) for part in held]
+        parts = [
+            _with_depth(_force_errors(ours(network), *part), depth, ours(network))
+            for part, depth in zip(held, depths, strict=True)
+        ]
         return joined_measures([lesson.name for lesson in lessons], parts)
 
     return fit(model, sample, loss, validate, settings, folder, resume=resume, description="forces")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentErrors:
+    """What a fit to segments makes small.
+
+    Attributes:
+        chain: applications of the map per sample.
+        scale: what errors of positions and velocities are measured by.
+        energy_weight: weight of the error of U_0 over the spread of the energies.
+    """
+
+    chain: int
+    scale: Scale = "change"
+    energy_weight: float = 0.0
 
 
 def match_segments(
     model: HamiltonianEGNO,
     pairs: Sequence[Pairs],
     lessons: Sequence[Lesson],
-    chain: int,
-    scale: Scale,
+    errors: SegmentErrors,
     settings: FitSettings,
     folder: Path,
     *,
@@ -105,43 +130,92 @@ def match_segments(
         model: the network, changed in place.
         pairs: of each molecule.
         lessons: one for each molecule.
-        chain: applications of the map per sample.
-        scale: what errors are measured by.
+        errors: what is made small.
         settings: the numbers of the fit.
         folder: takes checkpoint, best weights and log.
         resume: go on from the checkpoint in the folder.
 
     Raises:
-        ValueError: if windows are shorter than the chain, or the fit fails.
+        ValueError: if windows are shorter than the chain, energies are asked for and not there,
+            or the fit fails.
     """
-    own, device = model.distance_mean.dtype, str(model.distance_mean.device)
+    like, chain = model.distance_mean, errors.chain
+    own, device = like.dtype, str(like.device)
+    weight = errors.energy_weight
+    depths = [_depths(weight, *both, like) for both in zip(pairs, lessons, strict=True)]
     losses: list[SegmentLoss] = []
     held: list[Paths] = []
     for around, lesson in zip(pairs, lessons, strict=True):
         paths = Paths.of(lesson.training, model.step_fs).cast(own, device)
-        losses.append(SegmentLoss(paths, around, chain, scale))
+        losses.append(SegmentLoss(paths, around, chain, errors.scale))
         paths = Paths.of(lesson.validation, model.step_fs).cast(own, device)
         held.append(paths.upto(chain))
 
-    def sample(step: int, generator: torch.Generator) -> SegmentBatch:
-        return drawn(losses, generator).sample(settings.batch_size, generator)
+    def sample(step: int, generator: torch.Generator) -> tuple[int, SegmentBatch, Tensor | None]:
+        which = drawn(range(len(losses)), generator)
+        batch, depth = losses[which].sample(settings.batch_size, generator), depths[which]
+        rows = None if depth is None else depth.shown.sample(settings.batch_size, generator)
+        return which, batch, rows
 
     def loss(
-        network: nn.Module, batch: SegmentBatch
+        network: nn.Module, drawn_batch: tuple[int, SegmentBatch, Tensor | None]
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        return batch.loss(ours(network), batch)
+        which, batch, rows = drawn_batch
+        error, parts = batch.loss(ours(network), batch)
+        total, more = _joined(error, depths[which], rows, ours(network))
+        return total, {**parts, **more}
 
     def validate(network: nn.Module) -> dict[str, float]:
         parts = []
-        for judge, paths in zip(losses, held, strict=True):
+        for judge, paths, depth in zip(losses, held, depths, strict=True):
             got = predicted(ours(network), paths, judge.pairs)
-            errors = judge.errors(*got, paths.positions[:, 1:], paths.velocities[:, 1:])
+            found = judge.errors(*got, paths.positions[:, 1:], paths.velocities[:, 1:])
             measures = frame_measures(model.step_fs, paths, *got)
-            parts.append({"score": float(sum(errors)) ** 0.5, **measures})
+            one = {"score": float(sum(found)) ** 0.5, **measures}
+            parts.append(_with_depth(one, depth, ours(network)))
         return joined_measures([lesson.name for lesson in lessons], parts)
 
     what = f"segments x{chain}"
     return fit(model, sample, loss, validate, settings, folder, resume=resume, description=what)
+
+
+@dataclass(frozen=True, slots=True)
+class _Depths:
+    """Energies that a molecule's potential is held to."""
+
+    weight: float
+    shown: EnergyLoss
+    held: EnergyLoss
+
+
+def _depths(weight: float, pairs: Pairs, lesson: Lesson, like: Tensor) -> _Depths | None:
+    """Energies of a lesson, or None where they have no weight."""
+    if weight == 0.0:
+        return None
+    frames = lesson.force_frames or (None, None)
+    shown = EnergyLoss.of(frames[0], pairs, like)
+    return _Depths(weight, shown, EnergyLoss.of(frames[1], pairs, like, shown.spread_eV))
+
+
+def _joined(
+    error: Tensor, depths: _Depths | None, rows: Tensor | None, network: HamiltonianEGNO
+) -> tuple[Tensor, dict[str, float | Tensor]]:
+    """Add the energies of some frames to a loss, if they have a weight."""
+    if depths is None or rows is None:
+        return error, {}
+    energy = depths.shown(network, rows)
+    return error + depths.weight * energy, {"energy": energy.detach()}
+
+
+def _with_depth(
+    measures: Mapping[str, float], depths: _Depths | None, network: HamiltonianEGNO
+) -> dict[str, float]:
+    """Add the error of the held-out energies to measures and score, if they have a weight."""
+    if depths is None:
+        return dict(measures)
+    error = depths.held.error_eV(network)
+    score = measures["score"] + depths.weight * error / depths.shown.spread_eV
+    return {**measures, "score": score, "energy_rms_meV": 1000.0 * error}
 
 
 def lesson_measures(model: HamiltonianEGNO, pairs: Pairs, lesson: Lesson) -> dict[str, float]:
