@@ -213,6 +213,8 @@ class TrainConfig(Job):
     """Weight of forces in the loss (escn)."""
     energy_weight: float = Field(1.0, ge=0.0)
     """Weight of energies per atom in the loss (escn)."""
+    stress_weight: float = Field(0.0, ge=0.0)
+    """Weight of stresses, as virials per atom, in the loss (escn); the data must have them."""
     n_steps: int = Field(20_000, ge=1)
     """Optimiser steps."""
     batch_size: int = Field(8, ge=1)
@@ -259,8 +261,9 @@ class TrainConfig(Job):
     n_threads: int = Field(2, ge=1, le=1024)
     """CPU threads; another number gives other last digits."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Compile forces before training (egno), for steps that cost less; auto: go on
-    without where that fails, and say why; never: for short trainings."""
+    """Compile forces before training, for steps that cost less; auto: go on without where that
+    fails, and say why, and (escn) only where the training is long enough to pay for it;
+    never: for short trainings."""
     resume: bool = False
     """Go on from the last checkpoint in the work folder."""
 
