@@ -177,9 +177,7 @@ def _tensor(file: Path, name: str, values: np.ndarray) -> Tensor:
     if values.dtype.kind == "f":
         return torch.from_numpy(values.astype(np.float64))
     return torch.from_numpy(values.astype(np.int64)).to(
-        torch.float64
-        if name in {"R", "E", "F", "energies", "forces", "cell"}
-        else torch.int64
+        torch.float64 if name in {"R", "E", "F", "energies", "forces", "cell"} else torch.int64
     )
 
 

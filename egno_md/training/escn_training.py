@@ -79,9 +79,7 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
     folder = work_folder(config)
     result = fit(
         model,
-        epoch_sampler(
-            training, settings.batch_size, settings.seed, filled=compiled is not None
-        ),
+        epoch_sampler(training, settings.batch_size, settings.seed, filled=compiled is not None),
         matching,
         validate,
         settings,

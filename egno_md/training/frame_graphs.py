@@ -130,9 +130,7 @@ class FrameGraphs:
             parts = (*parts, picked.stress, torch.linalg.det(picked.cell).abs())
         return FrameBatch(*(part.to(self.device) for part in parts))
 
-    def _filled(
-        self, edge_index: Tensor, shifts: Tensor, n_edges: int
-    ) -> tuple[Tensor, Tensor]:
+    def _filled(self, edge_index: Tensor, shifts: Tensor, n_edges: int) -> tuple[Tensor, Tensor]:
         """Add edges of the first atom to itself, shifted to twice the cutoff."""
         missing = n_edges - edge_index.shape[1]
         if missing < 0:

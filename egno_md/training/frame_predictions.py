@@ -90,7 +90,9 @@ def predictions(
         places, batch.numbers, batch.edge_index, shifts, batch.batch, batch.n_graphs
     )
     slopes = torch.autograd.grad(energies.sum(), wanted, create_graph=training)
-    stresses = slopes[1] / batch.volumes[:, None, None] if stress and batch.volumes is not None else None
+    stresses = (
+        slopes[1] / batch.volumes[:, None, None] if stress and batch.volumes is not None else None
+    )
     return Predictions(energies if training else energies.detach(), -slopes[0], stresses)
 
 
@@ -112,9 +114,7 @@ class _FlatGraphs(nn.Module):
     def forward(
         self, positions: Tensor, numbers: Tensor, edge_index: Tensor, shifts: Tensor, batch: Tensor
     ) -> Tensor:
-        energies: Tensor = self.model(
-            positions, numbers, edge_index, shifts, batch, self.n_graphs
-        )
+        energies: Tensor = self.model(positions, numbers, edge_index, shifts, batch, self.n_graphs)
         return energies
 
 
