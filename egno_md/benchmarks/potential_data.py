@@ -111,7 +111,7 @@ def data_sets(folder: Path, names: tuple[str, ...]) -> list[str]:
     if not found:
         raise FileNotFoundError(
             f"{folder} has the files of none of the data sets {', '.join(_FILES)}; "
-            f"{names or 'rmd17-ethanol'} for example needs {', '.join(_FILES['rmd17-ethanol'])}"
+            f"rmd17-ethanol for example needs {', '.join(_FILES['rmd17-ethanol'])}"
         )
     return list(found)
 
@@ -203,7 +203,8 @@ def _rmd17(name: str, training: Path, test: Path) -> PotentialTask:
         {"test": test},
         50,
         "Revised MD17, PBE/def2-SVP.",
-        "Peers with 1000 training frames, recalled, not read: force MAE MACE 2.1, NequIP 2.8 meV/Å.",
+        "Peers with 1000 training frames, recalled, not read: force MAE of MACE 2.1, of NequIP "
+        "2.8 meV/Å.",
     )
 
 

@@ -78,11 +78,12 @@ def predictions(
         found = _compiled(model, batch, compiled)
         if found is not None:
             return found
+    volumes = batch.volumes
+    if stress and volumes is None:
+        raise ValueError("stresses need frames with stresses and a cell; these have none")
     positions = batch.positions.detach().requires_grad_(True)
     places, shifts, wanted = positions, batch.shifts, [positions]
     if stress:
-        if batch.volumes is None:
-            raise ValueError("stresses need frames with stresses and a cell; these have none")
         strain = positions.new_zeros((batch.n_graphs, 3, 3)).requires_grad_(True)
         places, shifts = _strained(batch, positions, 0.5 * (strain + strain.mT))
         wanted.append(strain)
@@ -90,9 +91,9 @@ def predictions(
         places, batch.numbers, batch.edge_index, shifts, batch.batch, batch.n_graphs
     )
     slopes = torch.autograd.grad(energies.sum(), wanted, create_graph=training)
-    stresses = (
-        slopes[1] / batch.volumes[:, None, None] if stress and batch.volumes is not None else None
-    )
+    stresses = None
+    if stress and volumes is not None:
+        stresses = slopes[1] / volumes[:, None, None]
     return Predictions(energies if training else energies.detach(), -slopes[0], stresses)
 
 
