@@ -311,6 +311,7 @@ BenchmarkName = Literal[
     "rollouts",
     "cost",
     "so2",
+    "potentials",
 ]
 
 
@@ -324,15 +325,16 @@ class BenchmarkConfig(Job):
     """nbody, mocap, md17-sgdml, adk: the paper's tables; claims: its claims; step: cost of a
     training step; propagators: propagators of equal training cost; rollouts: long runs of
     bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
-    products."""
+    products; potentials: eSCN potentials on published frames."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""
     rows: tuple[str, ...] = ()
     """Rows of the table; none: all."""
     molecules: tuple[str, ...] = ()
-    """Molecules, trajectories (adk: tmd, dims) or times (mocap: mocap-uniform, mocap-last), where
-    the benchmark has several; none: its default."""
+    """Molecules, trajectories (adk: tmd, dims), times (mocap: mocap-uniform, mocap-last) or data
+    sets (potentials: rmd17-ethanol, ccsdt-ethanol, acac-300K, 3bpa, water, mlearn-Li, mlearn-Si,
+    mlearn-Mo, oc20), where the benchmark has several; none: its default."""
     bundles: tuple[str, ...] = ()
     """Bundles to measure (rollouts, cost); none: the packaged ones."""
     potentials: tuple[str, ...] = ()
@@ -345,7 +347,8 @@ class BenchmarkConfig(Job):
     epochs: int | None = Field(None, ge=1)
     """Passes over the training data; none: as the benchmark's caption says."""
     cpu_minutes: float | None = Field(None, gt=0.0)
-    """Stop each training after this much processor time; none: no limit."""
+    """Stop each training after this much processor time (potentials: end its schedule with it);
+    none: no limit (potentials: 30 minutes, unless epochs are given)."""
     length_ps: float | None = Field(None, gt=0.0)
     """Length of each replica's run (rollouts); none: as the caption says, ps."""
     n_replicas: int | None = Field(None, ge=1, le=1_000_000)

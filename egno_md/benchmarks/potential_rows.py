@@ -275,9 +275,7 @@ class _Fitting:
             sum(p.numel() for p in self.model.parameters()),
             done.steps,
             done.best_step,
-            done.steps
-            * min(self.draft.batch_size, task.training.n_frames)
-            / task.training.n_frames,
+            done.steps / max(1, task.training.n_frames // self.draft.batch_size),
             self.draft.steps,
             done.cpu_seconds + spent,
             compiled is not None and compiled.failure is None,

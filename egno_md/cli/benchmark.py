@@ -22,6 +22,7 @@ MODULES: Final = {
     "rollouts": "rollouts",
     "cost": "cost",
     "so2": "so2",
+    "potentials": "potentials",
 }
 
 

@@ -210,5 +210,5 @@ def _from_ase(file: Path) -> LabelledFrames:
         cell=torch.tensor(np.stack([a.cell.array for a in images])) if periodic else None,
         pbc=torch.tensor(np.stack([a.pbc for a in images])) if periodic else None,
         source=str(file),
-        stress=stress_from_ase(images) if periodic else None,
+        stress=stress_from_ase(list(images)) if periodic else None,
     )

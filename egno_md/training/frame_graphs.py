@@ -116,7 +116,7 @@ class FrameGraphs:
         edge_index, shifts = self.edge_index[:, edges] + offsets, self.shifts[edges]
         if n_edges is not None:
             edge_index, shifts = self._filled(edge_index, shifts, n_edges)
-        parts = (
+        parts = [
             picked.positions,
             picked.numbers,
             edge_index,
@@ -125,9 +125,9 @@ class FrameGraphs:
             picked.sizes,
             picked.energies,
             picked.forces,
-        )
+        ]
         if picked.stress is not None and picked.cell is not None:
-            parts = (*parts, picked.stress, torch.linalg.det(picked.cell).abs())
+            parts += [picked.stress, torch.linalg.det(picked.cell).abs()]
         return FrameBatch(*(part.to(self.device) for part in parts))
 
     def _filled(self, edge_index: Tensor, shifts: Tensor, n_edges: int) -> tuple[Tensor, Tensor]:
