@@ -23,7 +23,7 @@ from egno_md.benchmarks.budgeted_fit import planned
 from egno_md.benchmarks.potential_data import PotentialTask
 from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.models.escn_md import ESCNMD
-from egno_md.training.escn_training import COMPILE_FROM_CPU_MINUTES
+from egno_md.training.escn_training import COMPILE_FROM_CPU_MINUTES, COMPILE_FROM_STEPS
 from egno_md.training.force_matching import (
     ForceMatching,
     Scales,
@@ -152,12 +152,20 @@ def train_potential(
     finished = folder / RESULT
     if resume and finished.exists():
         return _read_result(finished, described)
-    fitting = _Fitting.of(task, row, seed, cpu_minutes, device)
+    long = _is_long(task.training.n_frames, cpu_minutes, epochs)
+    fitting = _Fitting.of(task, row, seed, device, long=long)
     done, spent = fitting.run(folder, cpu_minutes, epochs, resume)
     result = fitting.tested(task, done, spent, device)
     text = json.dumps({"result": asdict(result), **described}, indent=1)
     finished.write_text(text + "\n", encoding="utf-8")
     return result
+
+
+def _is_long(n_frames: int, cpu_minutes: float, epochs: int | None) -> bool:
+    """Whether a training is long enough to compile its forces."""
+    if epochs is None:
+        return cpu_minutes >= COMPILE_FROM_CPU_MINUTES
+    return epochs * n_frames // _BATCH_SIZE >= COMPILE_FROM_STEPS
 
 
 @dataclass(slots=True, eq=False)
@@ -172,9 +180,9 @@ class _Fitting:
 
     @classmethod
     def of(
-        cls, task: PotentialTask, row: PotentialRow, seed: int, cpu_minutes: float, device: str
+        cls, task: PotentialTask, row: PotentialRow, seed: int, device: str, *, long: bool
     ) -> _Fitting:
-        """Make the untrained network and find all neighbours."""
+        """Make the untrained network and find all neighbours; compile what is trained long."""
         scales = Scales.of(task.training)
         for frames in (task.validation, *task.tests.values()):
             refuse_unknown_elements(frames, scales.elements)
@@ -191,7 +199,7 @@ class _Fitting:
                 **row.network,
             ).to(device)
         stressed = task.training.stress is not None
-        compiles = training.one_size and not stressed and cpu_minutes >= COMPILE_FROM_CPU_MINUTES
+        compiles = long and training.one_size and not stressed
         matching = ForceMatching(
             scales.force_rms,
             row.force_weight,
