@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 def test_a_training_of_so_many_epochs_goes_on_and_keeps_its_result(folder, tmp_path):
     task = potential_task(folder, "acac-300K")
-    row = PotentialRow(TINY, learning_rate=3e-2)
+    row = PotentialRow(TINY, "adamw", learning_rate=3e-2)
     result = train_potential(task, row, tmp_path, seed=1, cpu_minutes=1.0, epochs=60)
     assert (result.steps, result.epochs, result.compiled) == (60, 60.0, False)
     assert result.n_parameters > 100
