@@ -232,14 +232,16 @@ def _mlearn(name: str, training: Path, test: Path) -> PotentialTask:
 
 
 def _ccsdt(name: str, file: Path) -> PotentialTask:
-    frames = distinct(load_frames(file, "kcal/mol"))
+    given = load_frames(file, "kcal/mol")
+    frames = distinct(given)
     split = split_shuffled(frames.n_frames, 0.05, 0.15, _generator())
     return _cut(
         name,
         frames,
         split,
-        "CCSD(T)/cc-pVTZ ethanol; own split of the published 1000 training frames (the test file "
-        f"was not at hand): {len(split.training)}/{len(split.validation)}/{len(split.test)}.",
+        f"CCSD(T)/cc-pVTZ ethanol; own split of the {given.n_frames} published training frames "
+        f"(the test file was not at hand; {given.n_frames - frames.n_frames} repeated ones left "
+        f"out): {len(split.training)}/{len(split.validation)}/{len(split.test)}.",
     )
 
 
