@@ -216,6 +216,8 @@ class TrainConfig(Job):
     """Weight of forces in the loss (escn)."""
     energy_weight: float = Field(1.0, ge=0.0)
     """Weight of energies per atom in the loss (escn)."""
+    stress_weight: float = Field(0.0, ge=0.0)
+    """Weight of stresses, as virials per atom, in the loss (escn); the data must have them."""
     n_steps: int = Field(20_000, ge=1)
     """Optimiser steps."""
     batch_size: int = Field(8, ge=1)
@@ -262,8 +264,9 @@ class TrainConfig(Job):
     n_threads: int = Field(2, ge=1, le=1024)
     """CPU threads; another number gives other last digits."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Compile forces before training (egno), for steps that cost less; auto: go on
-    without where that fails, and say why; never: for short trainings."""
+    """Compile forces before training, for steps that cost less; auto: go on without where that
+    fails, and say why, and (escn) only where the training is long enough to pay for it;
+    never: for short trainings."""
     resume: bool = False
     """Go on from the last checkpoint in the work folder."""
 
@@ -317,6 +320,7 @@ BenchmarkName = Literal[
     "cost",
     "so2",
     "speed",
+    "potentials",
 ]
 
 
@@ -330,15 +334,16 @@ class BenchmarkConfig(Job):
     """nbody, mocap, md17-sgdml, adk: the paper's tables; claims: its claims; step: cost of a
     training step; propagators: propagators of equal training cost; rollouts: long runs of
     bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
-    products."""
+    products; potentials: eSCN potentials on published frames."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""
     rows: tuple[str, ...] = ()
     """Rows of the table; none: all."""
     molecules: tuple[str, ...] = ()
-    """Molecules, trajectories (adk: tmd, dims) or times (mocap: mocap-uniform, mocap-last), where
-    the benchmark has several; none: its default."""
+    """Molecules, trajectories (adk: tmd, dims), times (mocap: mocap-uniform, mocap-last) or data
+    sets (potentials: rmd17-ethanol, ccsdt-ethanol, acac-300K, 3bpa, water, mlearn-Li, mlearn-Si,
+    mlearn-Mo, oc20), where the benchmark has several; none: its default."""
     bundles: tuple[str, ...] = ()
     """Bundles to measure (rollouts, cost); none: the packaged ones."""
     potentials: tuple[str, ...] = ()
@@ -351,7 +356,8 @@ class BenchmarkConfig(Job):
     epochs: int | None = Field(None, ge=1)
     """Passes over the training data; none: as the benchmark's caption says."""
     cpu_minutes: float | None = Field(None, gt=0.0)
-    """Stop each training after this much processor time; none: no limit."""
+    """Stop each training after this much processor time (potentials: end its schedule with it);
+    none: no limit (potentials: 30 minutes, unless epochs are given)."""
     length_ps: float | None = Field(None, gt=0.0)
     """Length of each replica's run (rollouts); none: as the caption says, ps."""
     n_replicas: int | None = Field(None, ge=1, le=1_000_000)

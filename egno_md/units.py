@@ -39,6 +39,9 @@ KCAL_PER_MOL: Final = 4184.0 / (_AVOGADRO_PER_MOL * _ELEMENTARY_CHARGE_C)
 #: 1 kJ/mol in eV.
 KJ_PER_MOL: Final = 1000.0 / (_AVOGADRO_PER_MOL * _ELEMENTARY_CHARGE_C)
 
+#: 1 GPa in eV/Å^3.
+GPA: Final = 1e9 * 1e-30 / _ELEMENTARY_CHARGE_C
+
 #: 1 Å in nm.
 NM_PER_A: Final = 0.1
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,51 +61,104 @@ def fit_within(
     Raises:
         ValueError: if the folder holds a fit and `resume` is False.
     """
-    draft = FitSettings(steps=1, batch_size=32, learning_rate=learning_rate, seed=seed)
+    draft = FitSettings(
+        steps=1,
+        batch_size=32,
+        learning_rate=learning_rate,
+        final_fraction=0.005,
+        ema_decay=0.995,
+        gradient_clip=1.0,
+        seed=seed,
+    )
 
     def batch(step: int, generator: torch.Generator) -> BatchT:
         return sample(draft.batch_size, generator)
 
-    record = folder / "steps.json"
-    if resume and record.exists():
-        steps = int(json.loads(record.read_text(encoding="utf-8"))["steps"])
-    else:
-        steps = _affordable(model, batch, loss, validate, cpu_seconds, draft)
-        folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"steps": steps}), encoding="utf-8")
-    every = max(1, steps // _N_VALIDATIONS)
-    settings = FitSettings(
-        steps=steps,
-        batch_size=draft.batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=min(100, steps // 5),
-        final_fraction=0.005,
-        ema_decay=min(0.995, 1.0 - 10.0 / (steps + 10.0)),
-        gradient_clip=1.0,
-        validate_every=every,
-        checkpoint_every=every,
-        cpu_minutes=1.1 * cpu_seconds / 60.0,
-        seed=seed,
+    settings, _ = planned(
+        model, batch, loss, validate, draft, cpu_seconds=cpu_seconds, folder=folder, resume=resume
     )
     return fit(
         model, batch, loss, validate, settings, folder, resume=resume, description=description
     )
 
 
-def _affordable(
+def planned(
+    model: nn.Module,
+    batch: Callable[[int, torch.Generator], BatchT],
+    loss: Callable[[nn.Module, BatchT], tuple[Tensor, Mapping[str, float | Tensor]]],
+    validate: Callable[[nn.Module], Mapping[str, float]],
+    draft: FitSettings,
+    *,
+    cpu_seconds: float,
+    folder: Path,
+    resume: bool,
+    stop_at: float = 1.1,
+    charged: bool = False,
+) -> tuple[FitSettings, float]:
+    """Settings of a fit whose schedule ends with the budget.
+
+    Args:
+        model: the model; it stays as it is.
+        batch: gives the batch of a step.
+        loss: its loss.
+        validate: measures the averaged weights.
+        draft: all settings that do not follow from the number of steps.
+        cpu_seconds: the budget.
+        folder: takes the number of steps.
+        resume: take the number of steps found there.
+        stop_at: the fit is stopped when it exceeds the budget by this factor.
+        charged: whether the time of the planning itself, compilers included, is of the budget.
+
+    Returns:
+        The settings, and the processor time of the planning, s.
+    """
+    record = folder / "steps.json"
+    if resume and record.exists():
+        notes = json.loads(record.read_text(encoding="utf-8"))
+        steps, spent = int(notes["steps"]), float(notes.get("cpu_seconds", 0.0))
+    else:
+        began = _all_cpu_seconds()
+        per_step, per_validation = _costs(model, batch, loss, validate, cpu_seconds, draft)
+        spent = _all_cpu_seconds() - began
+        left = cpu_seconds - _N_VALIDATIONS * per_validation - (spent if charged else 0.0)
+        steps = max(1, round(left / per_step))
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"steps": steps, "cpu_seconds": round(spent, 3)})
+        record.write_text(text, encoding="utf-8")
+    every = max(1, steps // _N_VALIDATIONS)
+    settings = replace(
+        draft,
+        steps=steps,
+        warmup_steps=min(draft.warmup_steps, steps // 5),
+        ema_decay=min(draft.ema_decay, 1.0 - 10.0 / (steps + 10.0)),
+        validate_every=every,
+        checkpoint_every=every,
+        cpu_minutes=stop_at * cpu_seconds / 60.0,
+    )
+    return settings, spent
+
+
+def _all_cpu_seconds() -> float:
+    """Processor time of this process and of those it started and saw end, such as compilers."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _costs(
     model: nn.Module,
     batch: Callable[[int, torch.Generator], BatchT],
     loss: Callable[[nn.Module, BatchT], tuple[Tensor, Mapping[str, float | Tensor]]],
     validate: Callable[[nn.Module], Mapping[str, float]],
     cpu_seconds: float,
     draft: FitSettings,
-) -> int:
-    """How many steps fit into the budget beside the validations, at least one."""
+) -> tuple[float, float]:
+    """Processor time of a step and of a validation, s."""
     pilot = copy.deepcopy(model)
     optimizer = make_optimizer(pilot, draft)
     pilot.train()
-    began = 0.0
-    for step in range(2 * _N_TIMED):
+    began, step, timed = 0.0, 0, 0.0
+    # A hundredth of the budget, so that steps of all kinds are among the timed ones.
+    while step < 2 * _N_TIMED or timed < 0.01 * cpu_seconds:
         if step == _N_TIMED:
             began = time.process_time()
         optimizer.zero_grad(set_to_none=True)
@@ -111,8 +166,9 @@ def _affordable(
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(pilot.parameters(), 1.0)
         optimizer.step()
-    per_step = (time.process_time() - began) / _N_TIMED
+        step += 1
+        timed = time.process_time() - began if step > _N_TIMED else 0.0
+    per_step = timed / (step - _N_TIMED)
     began = time.process_time()
     validate(pilot)
-    per_validation = time.process_time() - began
-    return max(1, round((cpu_seconds - _N_VALIDATIONS * per_validation) / per_step))
+    return per_step, time.process_time() - began

@@ -23,6 +23,7 @@ MODULES: Final = {
     "cost": "cost",
     "so2": "so2",
     "speed": "speed",
+    "potentials": "potentials",
 }
 
 

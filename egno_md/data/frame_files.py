@@ -11,7 +11,7 @@ kcal/mol and eV under the same keys, so the unit is never guessed:
 | extxyz and other ASE formats | eV, as ASE defines |
 
 A unit given by the caller wins, unless the file says another: that is an error. Lengths are
-Å; a field `r_unit` that says otherwise is refused.
+Å; a field `r_unit` that says otherwise is refused. Stresses: `egno_md.data.stress_labels`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from egno_md.data.frames import LabelledFrames
+from egno_md.data.stress_labels import STRESS_KEYS, stress_from_ase, stress_from_fields
 from egno_md.units import KCAL_PER_MOL
 
 #: Accepted names of energy units, and their size in eV.
@@ -78,7 +79,7 @@ def save_frames(path: str | Path, frames: LabelledFrames) -> None:
         "ptr": frames.ptr.numpy(),
         "energy_unit": np.array("eV"),
     }
-    for name in ("cell", "pbc", "trajectory"):
+    for name in ("cell", "pbc", "trajectory", "stress"):
         values = getattr(frames, name)
         if values is not None:
             fields[name] = values.numpy()
@@ -98,26 +99,42 @@ def _from_npz(file: Path, energy_unit: str | None) -> LabelledFrames:
     energies = energies.flatten() * unit
     forces = forces * unit
     numbers = numbers.to(torch.int64)
+    cell = _tensor(file, "cell", fields["cell"]) if "cell" in fields else None
+    pbc = torch.as_tensor(fields["pbc"]).to(torch.bool) if "pbc" in fields else None
+    if cell is not None and pbc is None:
+        pbc = torch.ones((len(cell), 3), dtype=torch.bool)
+    stress = stress_from_fields(file, fields, unit)
     if "ptr" not in fields:
-        return LabelledFrames.stack(numbers, positions, energies, forces, source=str(file))
+        return LabelledFrames.stack(
+            numbers,
+            positions,
+            energies,
+            forces,
+            source=str(file),
+            cell=cell,
+            pbc=pbc,
+            stress=stress,
+        )
     return LabelledFrames(
         numbers,
         positions,
         energies,
         forces,
         _tensor(file, "ptr", fields["ptr"]).to(torch.int64),
-        cell=_tensor(file, "cell", fields["cell"]) if "cell" in fields else None,
-        pbc=torch.as_tensor(fields["pbc"]).to(torch.bool) if "pbc" in fields else None,
+        cell=cell,
+        pbc=pbc,
         trajectory=_tensor(file, "trajectory", fields["trajectory"]).to(torch.int64)
         if "trajectory" in fields
         else None,
         source=str(file),
+        stress=stress,
     )
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
     wanted = {key for keys, _ in _SETS_OF_KEYS for key in keys}
     wanted |= {"ptr", "cell", "pbc", "trajectory", "energy_unit", "e_unit", "r_unit"}
+    wanted |= set(STRESS_KEYS)
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             present = list(archive.files)
@@ -160,7 +177,7 @@ def _tensor(file: Path, name: str, values: np.ndarray) -> Tensor:
     if values.dtype.kind == "f":
         return torch.from_numpy(values.astype(np.float64))
     return torch.from_numpy(values.astype(np.int64)).to(
-        torch.float64 if name in {"R", "E", "F", "energies", "forces"} else torch.int64
+        torch.float64 if name in {"R", "E", "F", "energies", "forces", "cell"} else torch.int64
     )
 
 
@@ -193,4 +210,5 @@ def _from_ase(file: Path) -> LabelledFrames:
         cell=torch.tensor(np.stack([a.cell.array for a in images])) if periodic else None,
         pbc=torch.tensor(np.stack([a.pbc for a in images])) if periodic else None,
         source=str(file),
+        stress=stress_from_ase(list(images)) if periodic else None,
     )

@@ -1,4 +1,4 @@
-"""Labelled frames: geometries with the energies and forces a potential gave them.
+"""Labelled frames: geometries with the energies, forces and stresses a potential gave them.
 
 Frames of different molecules may stand in one set: atoms are laid end to end, and `ptr`
 says where each frame begins. `dense()` gives the plain `(n_frames, n_atoms, 3)` arrays when
@@ -50,6 +50,8 @@ class LabelledFrames:
         trajectory: `(n_frames,)` int64, which trajectory a frame comes from; frames of one
             trajectory are neighbours in time and must not be split between sets carelessly.
         source: where the frames come from, for error messages and cards.
+        stress: `(n_frames, 3, 3)` float64, eV/Å^3, or None; dE/d(strain) over the volume, as in
+            ASE: negative on the diagonal where the cell is compressed. Needs a cell.
     """
 
     numbers: Tensor
@@ -61,6 +63,7 @@ class LabelledFrames:
     pbc: Tensor | None = None
     trajectory: Tensor | None = None
     source: str = "frames"
+    stress: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, elements and that every number is finite.
@@ -80,6 +83,7 @@ class LabelledFrames:
             ("cell", self.cell, (frames, 3, 3), torch.float64),
             ("pbc", self.pbc, (frames, 3), torch.bool),
             ("trajectory", self.trajectory, (frames,), torch.int64),
+            ("stress", self.stress, (frames, 3, 3), torch.float64),
         ]
         for name, values, shape, dtype in expected:
             if values is not None and (tuple(values.shape) != shape or values.dtype != dtype):
@@ -96,6 +100,7 @@ class LabelledFrames:
                 f"{int(self.numbers[row])}; allowed are 1 to 118"
             )
         self._check_finite()
+        self._check_stress()
 
     def _check_ptr(self) -> None:
         ptr, rows = self.ptr, self.numbers.shape[0]
@@ -122,6 +127,24 @@ class LabelledFrames:
                 f"{self.source}: energies of frame {int(unlabelled[0])} are not finite; "
                 "remove that frame"
             )
+
+    def _check_stress(self) -> None:
+        if self.stress is None:
+            return
+        if self.cell is None:
+            raise ValueError(f"{self.source}: stresses need a cell; there is none")
+        size = self.stress.abs().amax((1, 2))
+        crooked = (self.stress - self.stress.mT).abs().amax((1, 2)) > 1e-6 * size
+        for what, bad in (
+            ("is not finite", ~torch.isfinite(size)),
+            ("is not symmetric", crooked),
+            ("needs a cell of three vectors", torch.linalg.det(self.cell).abs() < 1e-9),
+        ):
+            if bool(bad.any()):
+                frame = int(bad.nonzero()[0])
+                raise ValueError(
+                    f"{self.source}: the stress of frame {frame} {what}; correct or remove it"
+                )
 
     def _frame_of(self, row: int) -> int:
         return int(torch.searchsorted(self.ptr, torch.tensor(row), right=True)) - 1
@@ -200,6 +223,7 @@ class LabelledFrames:
             cell=None if self.cell is None else self.cell[index],
             pbc=None if self.pbc is None else self.pbc[index],
             trajectory=None if self.trajectory is None else self.trajectory[index],
+            stress=None if self.stress is None else self.stress[index],
         )
 
     def sha256(self) -> str:
@@ -207,7 +231,7 @@ class LabelledFrames:
         digest = hashlib.sha256()
         for values in (self.ptr, self.numbers, self.positions, self.energies, self.forces):
             digest.update(values.contiguous().numpy().tobytes())
-        for extra in (self.cell, self.pbc):
+        for extra in (self.cell, self.pbc, self.stress):
             if extra is not None:
                 digest.update(extra.contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -222,6 +246,9 @@ class LabelledFrames:
         *,
         trajectory: Tensor | None = None,
         source: str = "frames",
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+        stress: Tensor | None = None,
     ) -> LabelledFrames:
         """Make a set of frames of one molecule.
 
@@ -232,6 +259,9 @@ class LabelledFrames:
             forces: `(n_frames, n_atoms, 3)`, eV/Å.
             trajectory: `(n_frames,)` int64, or None.
             source: where they come from.
+            cell: `(n_frames, 3, 3)` float64, Å, or None.
+            pbc: `(n_frames, 3)` bool, or None.
+            stress: `(n_frames, 3, 3)` float64, eV/Å^3, or None.
 
         Raises:
             ValueError: if shapes do not fit together or a number is not finite.
@@ -249,13 +279,16 @@ class LabelledFrames:
             energies.to(torch.float64),
             forces.to(torch.float64).reshape(-1, 3),
             torch.arange(frames + 1) * n,
+            cell=cell,
+            pbc=pbc,
             trajectory=trajectory,
             source=source,
+            stress=stress,
         )
 
     @staticmethod
     def join(parts: Sequence[LabelledFrames]) -> LabelledFrames:
-        """Join sets of frames; their trajectories stay apart.
+        """Join sets of frames; their trajectories stay apart, stresses stay if all have them.
 
         Args:
             parts: at least one, all with a cell or all without.
@@ -276,6 +309,7 @@ class LabelledFrames:
             rows += int(part.ptr[-1])
         cells = [part.cell for part in parts if part.cell is not None]
         pbcs = [part.pbc for part in parts if part.pbc is not None]
+        stresses = [part.stress for part in parts if part.stress is not None]
         return LabelledFrames(
             torch.cat([part.numbers for part in parts]),
             torch.cat([part.positions for part in parts]),
@@ -286,6 +320,7 @@ class LabelledFrames:
             pbc=torch.cat(pbcs) if len(pbcs) == len(parts) else None,
             trajectory=torch.cat(trajectories),
             source=", ".join(part.source for part in parts),
+            stress=torch.cat(stresses) if len(stresses) == len(parts) else None,
         )
 
     @classmethod

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-Gradient = Callable[..., Tensor]
+Gradient = Callable[..., tuple[Tensor, ...]]
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,6 +59,34 @@ class CompiledGradient:
         Raises:
             RuntimeError: if compiling fails and the object is strict.
         """
+        found = self._computed(model, positions, constants, weights, values=False)
+        return None if found is None else found[0]
+
+    def with_values(
+        self, model: nn.Module, positions: Tensor, constants: tuple[Tensor, ...], weights: Tensor
+    ) -> tuple[Tensor, ...] | None:
+        """Return the gradient and what the model gave, or None where it cannot be compiled.
+
+        Args:
+            model: `model(positions, *constants)` gives values of any shape.
+            positions: `(..., n_atoms, 3)`, Å.
+            constants: further tensors that the model takes.
+            weights: of the values.
+
+        Raises:
+            RuntimeError: if compiling fails and the object is strict.
+        """
+        return self._computed(model, positions, constants, weights, values=True)
+
+    def _computed(
+        self,
+        model: nn.Module,
+        positions: Tensor,
+        constants: tuple[Tensor, ...],
+        weights: Tensor,
+        *,
+        values: bool,
+    ) -> tuple[Tensor, ...] | None:
         if self.failure is not None:
             return None
         tensors = [*model.parameters(), *model.buffers()]
@@ -69,7 +97,8 @@ class CompiledGradient:
             tuple(positions.shape),
             positions.dtype,
             positions.device,
-            tuple(tuple(t.shape) for t in constants),
+            tuple(tuple(t.shape) for t in (*constants, weights)),
+            values,
             torch.is_grad_enabled(),
         )
         if key in self._made:
@@ -78,7 +107,7 @@ class CompiledGradient:
             with warnings.catch_warnings():
                 # Of the compiler's own making: it loads parts of torch that torch deprecates.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                traced = make_fx(_gradient_of(model))(*inputs)
+                traced = make_fx(_gradient_of(model, values))(*inputs)
                 compiled: Gradient = torch.compile(traced, backend=self.backend, dynamic=False)
                 result = compiled(*inputs)
         except RuntimeError as why:
@@ -91,21 +120,22 @@ class CompiledGradient:
         return result
 
 
-def _gradient_of(model: nn.Module) -> Gradient:
-    """A function of all tensors that gives the gradient with respect to the positions."""
+def _gradient_of(model: nn.Module, values: bool) -> Gradient:
+    """A function of all tensors: the gradient with respect to the positions, and the values."""
     names = [name for name, _ in model.named_parameters()]
     names += [name for name, _ in model.named_buffers()]
 
     def gradient(
         tensors: list[Tensor], positions: Tensor, constants: tuple[Tensor, ...], weights: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         own = dict(zip(names, tensors, strict=True))
 
-        def energy(x: Tensor) -> Tensor:
-            values: Tensor = torch.func.functional_call(model, own, (x, *constants))
-            return (values * weights).sum()
+        def energy(x: Tensor) -> tuple[Tensor, Tensor]:
+            given: Tensor = torch.func.functional_call(model, own, (x, *constants))
+            return (given * weights).sum(), given
 
-        found: Tensor = torch.func.grad(energy)(positions)
-        return found
+        found, given = torch.func.grad(energy, has_aux=True)(positions)
+        # An output that nobody needs would cost a backward pass of its own.
+        return (found, given) if values else (found,)
 
     return gradient

@@ -20,6 +20,7 @@ is the sigmoid of its own m = 0 coefficient.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, cast
 
@@ -34,12 +35,6 @@ from egno_md.models.radial_basis import RadialBasis, envelope
 from egno_md.models.repulsion import Repulsion
 from egno_md.models.so2_convolution import edge_order
 from egno_md.models.wigner import WignerMatrices, stack_blocks
-
-#: Edges worked on at a time: what is made of them fits in a processor's cache.
-EDGES_AT_ONCE = 2048
-
-#: Where more than this would be kept of the edges for the gradient, it is made again instead.
-KEPT_BYTES = 2 * 10**9
 
 #: Largest atomic number the tables have room for.
 _MAX_NUMBER = 118
@@ -153,7 +148,9 @@ class ESCNMD(nn.Module):
         }
         _check_settings(self._architecture)
         self.cutoff_A = float(cutoff_A)
-        self.edges_at_once, self.kept_bytes = EDGES_AT_ONCE, KEPT_BYTES
+        #: Edges worked on at a time, and most memory kept of them for the gradient: beyond, what
+        #: it needs is made again. A trained network may be told to be lean; see `ESCNPotential`.
+        self.edges_at_once, self.kept_bytes = sys.maxsize, float("inf")
         self.max_degree, self.max_order, self.channels = max_degree, max_order, channels
         self.rescale = 1.0 / math.sqrt(typical_neighbours)
         self._make_tables(known, references)
@@ -290,7 +287,7 @@ class ESCNMD(nn.Module):
         arrows = arrows.to(self.embedding.weight.dtype)
         distances = arrows.square().sum(-1).sqrt()
         cuts = cut_edges(target, len(rows), self.edges_at_once)
-        lean = len(target) * self.bytes_per_edge > self.kept_bytes and not self.training
+        lean = len(target) * self.bytes_per_edge > self.kept_bytes
         edges = EdgeBlocks(
             cuts, lambda cut: self._geometry(cut, arrows, distances, rows, source, target), lean
         )

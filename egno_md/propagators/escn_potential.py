@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 ATOMS_AT_ONCE = 1024
 
 
+#: Edges worked on at a time: what is made of them fits in a processor's cache.
+EDGES_AT_ONCE = 2048
+
+#: Where more than this would be kept of the edges for the gradient, it is made again instead.
+KEPT_BYTES = 2e9
+
 #: From so many edges on, memory is looked at before the run.
 _MANY_EDGES = 100_000
 
@@ -70,6 +76,7 @@ class ESCNPotential:
             raise ValueError(f"atoms_at_once must be at least 1, got {atoms_at_once}")
         own = copy.deepcopy(model).to(device=device, dtype=dtype)
         self.model = own.eval().requires_grad_(False)
+        self.model.edges_at_once, self.model.kept_bytes = EDGES_AT_ONCE, KEPT_BYTES
         self.device = torch.device(device)
         self.atoms_at_once = atoms_at_once
 

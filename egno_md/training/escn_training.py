@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from egno_md.bonds import constitution, guess_bonds
 from egno_md.bundle import save_bundle
 from egno_md.config import TrainConfig
 from egno_md.data.frames import LabelledFrames
+from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.models.escn_md import ESCNMD
 from egno_md.training.card import trained_card
 from egno_md.training.force_matching import (
@@ -19,10 +21,14 @@ from egno_md.training.force_matching import (
     held_out_measures,
     refuse_unknown_elements,
 )
-from egno_md.training.frame_graphs import EpochBatches, FrameBatch, FrameGraphs
+from egno_md.training.frame_graphs import FrameGraphs, epoch_sampler
 from egno_md.training.loop import fit
 from egno_md.training.settings import fit_settings
 from egno_md.training.sources import FrameSets, frame_sets, start_structure, work_folder
+
+#: Compiling costs about two minutes of processor time; shorter trainings do without.
+COMPILE_FROM_STEPS = 10_000
+COMPILE_FROM_CPU_MINUTES = 10.0
 
 #: Options of the network that a job may set.
 ARCHITECTURE_OPTIONS = (
@@ -56,24 +62,24 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
     torch.set_num_threads(config.n_threads)
     sets = frame_sets(config)
     scales = Scales.of(sets.training)
+    _refuse_missing_stresses(config, sets)
     for held_out in (sets.validation, sets.test):
         refuse_unknown_elements(held_out, scales.elements)
     model, training = make_network(config, sets, scales)
     validation = FrameGraphs(sets.validation, model.cutoff_A, config.device)
-    matching = ForceMatching(scales.force_rms, config.force_weight, config.energy_weight)
+    compiled = _compiled(config, training)
+    weights = (config.force_weight, config.energy_weight, config.stress_weight)
+    matching = ForceMatching(scales.force_rms, *weights, compiled)
     settings = fit_settings(config)
-    batches = EpochBatches(training.n_frames, settings.batch_size, settings.seed)
-
-    def sample_batch(step: int, generator: torch.Generator) -> FrameBatch:
-        return training.batch(batches.indices(step))
 
     def validate(network: nn.Module) -> dict[str, float]:
-        return _scored(config, held_out_measures(network, validation))
+        measures = held_out_measures(network, validation)
+        return {"score": matching.score(measures)} | measures
 
     folder = work_folder(config)
     result = fit(
         model,
-        sample_batch,
+        epoch_sampler(training, settings.batch_size, settings.seed, filled=compiled is not None),
         matching,
         validate,
         settings,
@@ -116,10 +122,30 @@ def _molecules(config: TrainConfig, frames: LabelledFrames) -> list[str]:
     return [constitution(numbers[0], guess_bonds(numbers[0], frames.positions[:n]))]
 
 
-def _scored(config: TrainConfig, measures: dict[str, float]) -> dict[str, float]:
-    """Add the number that chooses the best weights, weighed as the loss is."""
-    forces = config.force_weight * measures["force_mae_meV_per_A"]
-    return {"score": forces + config.energy_weight * measures["energy_mae_meV_per_atom"]} | measures
+def _refuse_missing_stresses(config: TrainConfig, sets: FrameSets) -> None:
+    """Refuse to learn from stresses that are not there."""
+    if config.stress_weight == 0.0:
+        return
+    for frames in (sets.training, sets.validation, sets.test):
+        if frames.stress is None:
+            raise ValueError(
+                f"stress_weight is {config.stress_weight:g} but {frames.source} lacks stresses of "
+                "some or all frames; set it to 0 or give frames with stresses"
+            )
+
+
+def _compiled(config: TrainConfig, training: FrameGraphs) -> CompiledGradient | None:
+    """How energies and forces are compiled, or None."""
+    fits = training.one_size and config.stress_weight == 0.0
+    if config.compile == "always":
+        if not fits:
+            raise ValueError(
+                "compile = always needs frames of one size and no stress_weight; leave it at auto"
+            )
+        return CompiledGradient(strict=True)
+    minutes = math.inf if config.cpu_minutes is None else config.cpu_minutes
+    pays = config.n_steps >= COMPILE_FROM_STEPS and minutes >= COMPILE_FROM_CPU_MINUTES
+    return CompiledGradient() if config.compile == "auto" and fits and pays else None
 
 
 def make_network(

@@ -2,13 +2,15 @@ r"""Loss and measures of a potential against labelled frames.
 
 .. math::
     L = \frac{1}{f} \Big( w_F \langle | F_i - \hat F_i | \rangle_i
-        + \frac{w_E}{1\,Å} \Big\langle \frac{|E - \hat E|}{n} \Big\rangle \Big)
+        + \frac{w_E}{1\,Å} \Big\langle \frac{|E - \hat E|}{n} \Big\rangle
+        + \frac{w_S}{1\,Å} \Big\langle \frac{V}{n} |\sigma - \hat\sigma| \Big\rangle \Big)
 
 | symbol | here |
 |---|---|
 | f | `Scales.force_rms`, rms of a force component in the training set, eV/Å |
-| w_F, w_E | `force_weight`, `energy_weight` |
-| n | atoms of the frame |
+| w_F, w_E, w_S | `force_weight`, `energy_weight`, `stress_weight` |
+| n, V | atoms and volume of the frame |
+| sigma | stress; V sigma / n is a virial per atom, of the size of an energy per atom |
 
 The norm of the force error, not its square: it is what the held-out mean absolute error
 measures, and rare strained frames do not rule the gradient.
@@ -16,32 +18,20 @@ measures, and rare strained frames do not rule the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from egno_md.data.frames import LabelledFrames
+from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.training.frame_graphs import FrameBatch, FrameGraphs
-from egno_md.units import KCAL_PER_MOL
+from egno_md.training.frame_predictions import Predictions, predictions
+from egno_md.units import GPA, KCAL_PER_MOL
 
-
-class EnergyModel(Protocol):
-    """A network that gives energies of flat graphs; see `ESCNMD.forward`."""
-
-    def __call__(
-        self,
-        positions: Tensor,
-        numbers: Tensor,
-        edge_index: Tensor,
-        shifts: Tensor,
-        batch: Tensor,
-        n_graphs: int,
-    ) -> Tensor:
-        """Return energies `(n_graphs,)`, eV."""
-        ...
+#: Edges of a held-out batch: some 100 MB of features.
+_EDGES_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +80,15 @@ class ForceMatching:
         force_rms: eV/Å, makes the loss a pure number.
         force_weight: weight of forces.
         energy_weight: weight of energies per atom.
+        stress_weight: weight of virials per atom; 0 leaves stresses out.
+        compiled: computes energies and forces, where given and no stress is needed.
     """
 
     force_rms: float
     force_weight: float = 1.0
     energy_weight: float = 1.0
+    stress_weight: float = 0.0
+    compiled: CompiledGradient | None = None
 
     def __call__(self, model: nn.Module, batch: FrameBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return loss and measures of a batch; differentiable in the weights.
@@ -102,22 +96,46 @@ class ForceMatching:
         Args:
             model: gives the energies.
             batch: labelled frames.
+
+        Raises:
+            ValueError: if stresses have a weight and the batch has none.
         """
-        energies, forces = energies_and_forces(model, batch, training=True)
-        loss, force_error, energy_error = self._terms(energies, forces, batch)
-        return loss, {
+        stress = self.stress_weight > 0.0
+        said = predictions(model, batch, training=True, stress=stress, compiled=self.compiled)
+        # The small number keeps the slope of the norm finite at a perfect force.
+        force_error = ((said.forces - batch.forces).square().sum(-1) + 1e-12).sqrt().mean()
+        energy_error = ((said.energies - batch.energies).abs() / batch.sizes).mean()
+        loss = self.force_weight * force_error + self.energy_weight * energy_error
+        measures = {
             "force_error_eV_per_A": force_error.detach(),
             "energy_error_eV_per_atom": energy_error.detach(),
         }
+        if stress:
+            virials = _virial_errors(said, batch)
+            virial_error = (virials.square().sum((1, 2)) + 1e-12).sqrt().mean()
+            loss = loss + self.stress_weight * virial_error
+            measures["virial_error_eV_per_atom"] = virial_error.detach()
+        return loss / self.force_rms, measures
 
-    def _terms(
-        self, energies: Tensor, forces: Tensor, batch: FrameBatch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        # The small number keeps the slope of the norm finite at a perfect force.
-        force_error = ((forces - batch.forces).square().sum(-1) + 1e-12).sqrt().mean()
-        energy_error = ((energies - batch.energies).abs() / batch.sizes).mean()
-        loss = self.force_weight * force_error + self.energy_weight * energy_error
-        return loss / self.force_rms, force_error, energy_error
+    def score(self, measures: Mapping[str, float]) -> float:
+        """Held-out errors in one number, weighed as the loss is, meV/Å.
+
+        Args:
+            measures: as `held_out_measures` gives them.
+        """
+        score = self.force_weight * measures["force_mae_meV_per_A"]
+        score += self.energy_weight * measures["energy_mae_meV_per_atom"]
+        if self.stress_weight > 0.0:
+            score += self.stress_weight * measures["virial_mae_meV_per_atom"]
+        return score
+
+
+def _virial_errors(said: Predictions, batch: FrameBatch) -> Tensor:
+    """Errors of the virials per atom, `(n_graphs, 3, 3)`, eV."""
+    if said.stresses is None or batch.stresses is None or batch.volumes is None:
+        raise ValueError("the frames have no stresses")
+    per_atom = batch.volumes / batch.sizes
+    return (said.stresses - batch.stresses) * per_atom[:, None, None]
 
 
 def energies_and_forces(
@@ -130,43 +148,66 @@ def energies_and_forces(
         batch: the frames.
         training: keep the graph, so that the forces can be differentiated in the weights.
     """
-    positions = batch.positions.detach().requires_grad_(True)
-    energies: Tensor = model(
-        positions, batch.numbers, batch.edge_index, batch.shifts, batch.batch, batch.n_graphs
-    )
-    (slope,) = torch.autograd.grad(energies.sum(), positions, create_graph=training)
-    return (energies if training else energies.detach()), -slope
+    said = predictions(model, batch, training=training)
+    return said.energies, said.forces
 
 
 def held_out_measures(
-    model: nn.Module, graphs: FrameGraphs, batch_size: int = 128
+    model: nn.Module, graphs: FrameGraphs, batch_size: int | None = None
 ) -> dict[str, float]:
     """Errors of a model on frames it was not trained on.
 
     Args:
         model: the model.
         graphs: the frames.
-        batch_size: frames per evaluation.
+        batch_size: frames per evaluation; None takes as many as are done well at once.
 
     Returns:
-        Mean absolute and rms errors of force components and of energies, in the units named.
+        Mean absolute and rms errors of force components, of energies and, where the frames have
+        stresses, of their components, in the units named.
     """
-    energy_errors, force_errors, sizes = [], [], []
+    energy_errors, force_errors, sizes, stress_errors, virial_errors = [], [], [], [], []
+    stress = graphs.frames.stress is not None
+    if batch_size is None:
+        batch_size = max(1, min(128, _EDGES_AT_ONCE // max(1, graphs.most_edges)))
     for frames in torch.split(torch.arange(graphs.n_frames), batch_size):
         batch = graphs.batch(frames)
-        energies, forces = energies_and_forces(model, batch, training=False)
-        energy_errors.append((energies - batch.energies).cpu())
-        force_errors.append((forces - batch.forces).cpu())
+        said = predictions(model, batch, training=False, stress=stress)
+        energy_errors.append((said.energies - batch.energies).cpu())
+        force_errors.append((said.forces - batch.forces).cpu())
         sizes.append(batch.sizes.cpu())
-    energy, force = torch.cat(energy_errors), torch.cat(force_errors)
+        if said.stresses is not None and batch.stresses is not None:
+            stress_errors.append((said.stresses - batch.stresses).cpu())
+            virial_errors.append(_virial_errors(said, batch).cpu())
+    measures = _force_and_energy_measures(
+        torch.cat(energy_errors), torch.cat(force_errors), torch.cat(sizes)
+    )
+    if stress:
+        error, virial = torch.cat(stress_errors), torch.cat(virial_errors)
+        mae, rmse = float(error.abs().mean()), float(error.square().mean().sqrt())
+        measures |= {
+            "stress_mae_GPa": mae / GPA,
+            "stress_rmse_GPa": rmse / GPA,
+            "stress_mae_eV_per_A3": mae,
+            "stress_rmse_eV_per_A3": rmse,
+            "virial_mae_meV_per_atom": 1e3 * float(virial.abs().mean()),
+        }
+    return measures
+
+
+def _force_and_energy_measures(energy: Tensor, force: Tensor, sizes: Tensor) -> dict[str, float]:
+    """Measures of errors of energies, eV, and of forces, eV/Å."""
     force_mae = float(force.abs().mean())
     force_rmse = float(force.square().mean().sqrt())
+    per_atom = energy / sizes
     return {
         "force_mae_kcal_per_mol_A": force_mae / KCAL_PER_MOL,
         "force_mae_meV_per_A": 1e3 * force_mae,
         "force_rmse_kcal_per_mol_A": force_rmse / KCAL_PER_MOL,
+        "force_rmse_meV_per_A": 1e3 * force_rmse,
         "energy_mae_kcal_per_mol": float(energy.abs().mean()) / KCAL_PER_MOL,
-        "energy_mae_meV_per_atom": 1e3 * float((energy.abs() / torch.cat(sizes)).mean()),
+        "energy_mae_meV_per_atom": 1e3 * float(per_atom.abs().mean()),
+        "energy_rmse_meV_per_atom": 1e3 * float(per_atom.square().mean().sqrt()),
         "energy_bias_kcal_per_mol": float(energy.mean()) / KCAL_PER_MOL,
     }
 

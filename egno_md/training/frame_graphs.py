@@ -6,10 +6,11 @@ first step; a batch only gathers them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from egno_md.data.frames import LabelledFrames
 from egno_md.models.neighbours import find_neighbours
@@ -31,6 +32,8 @@ class FrameBatch:
         sizes: `(n_graphs,)` int64, atoms per frame.
         energies: `(n_graphs,)` float64, eV.
         forces: `(n, 3)` float64, eV/Å.
+        stresses: `(n_graphs, 3, 3)` float64, eV/Å^3, or None.
+        volumes: `(n_graphs,)` float64, Å^3, where there are stresses.
     """
 
     positions: Tensor
@@ -41,6 +44,8 @@ class FrameBatch:
     sizes: Tensor
     energies: Tensor
     forces: Tensor
+    stresses: Tensor | None = None
+    volumes: Tensor | None = None
 
     @property
     def n_graphs(self) -> int:
@@ -65,6 +70,7 @@ class FrameGraphs:
             ValueError: if atoms coincide or a cell is missing or degenerate; the frame is named.
         """
         self.frames = frames
+        self.cutoff_A = float(cutoff_A)
         self.device = torch.device(device)
         edges, shifts, counts = _edges(frames, cutoff_A)
         self.edge_index, self.shifts = edges, shifts
@@ -76,15 +82,30 @@ class FrameGraphs:
         return self.frames.n_frames
 
     @property
+    def one_size(self) -> bool:
+        """Whether all frames have as many atoms."""
+        return bool((self.frames.sizes == self.frames.sizes[0]).all())
+
+    @property
+    def most_edges(self) -> int:
+        """Edges of the frame that has most."""
+        return int(self.edge_ptr.diff().max())
+
+    @property
     def mean_neighbours(self) -> float:
         """Neighbours of an average atom."""
         return self.edge_index.shape[1] / self.frames.numbers.shape[0]
 
-    def batch(self, frames: Tensor) -> FrameBatch:
+    def batch(self, frames: Tensor, n_edges: int | None = None) -> FrameBatch:
         """Gather some frames.
 
         Args:
             frames: `(k,)` int64, frame numbers.
+            n_edges: fill up to so many edges with ones beyond the cutoff, which change nothing,
+                so that all batches of equal frames have one shape; None fills nothing.
+
+        Raises:
+            ValueError: if the frames have more edges than that.
         """
         picked = self.frames.select(frames)
         counts = (self.edge_ptr[1:] - self.edge_ptr[:-1])[frames]
@@ -92,17 +113,33 @@ class FrameGraphs:
         within = torch.arange(int(counts.sum())) - before.repeat_interleave(counts)
         edges = self.edge_ptr[:-1][frames].repeat_interleave(counts) + within
         offsets = picked.ptr[:-1].repeat_interleave(counts)
-        parts = (
+        edge_index, shifts = self.edge_index[:, edges] + offsets, self.shifts[edges]
+        if n_edges is not None:
+            edge_index, shifts = self._filled(edge_index, shifts, n_edges)
+        parts = [
             picked.positions,
             picked.numbers,
-            self.edge_index[:, edges] + offsets,
-            self.shifts[edges],
+            edge_index,
+            shifts,
             torch.arange(picked.n_frames).repeat_interleave(picked.sizes),
             picked.sizes,
             picked.energies,
             picked.forces,
-        )
+        ]
+        if picked.stress is not None and picked.cell is not None:
+            parts += [picked.stress, torch.linalg.det(picked.cell).abs()]
         return FrameBatch(*(part.to(self.device) for part in parts))
+
+    def _filled(self, edge_index: Tensor, shifts: Tensor, n_edges: int) -> tuple[Tensor, Tensor]:
+        """Add edges of the first atom to itself, shifted to twice the cutoff."""
+        missing = n_edges - edge_index.shape[1]
+        if missing < 0:
+            raise ValueError(f"{edge_index.shape[1]} edges cannot be filled up to {n_edges}")
+        away = shifts.new_tensor([[0.0, 2.0 * self.cutoff_A, 0.0]])
+        return (
+            nn.functional.pad(edge_index, (0, missing)),
+            torch.cat((shifts, away.expand(missing, 3))),
+        )
 
 
 def _edges(frames: LabelledFrames, cutoff_A: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,6 +177,26 @@ def _pbc(frames: LabelledFrames, k: int) -> tuple[bool, bool, bool]:
         return (False, False, False)
     a, b, c = (bool(p) for p in frames.pbc[k])
     return (a, b, c)
+
+
+def epoch_sampler(
+    graphs: FrameGraphs, batch_size: int, seed: int, *, filled: bool = False
+) -> Callable[[int, torch.Generator], FrameBatch]:
+    """Return the batch of a step: every frame once per epoch.
+
+    Args:
+        graphs: the frames.
+        batch_size: frames per batch, cut to their number.
+        seed: shuffles the epochs.
+        filled: give all batches of frames of one size the same number of edges.
+    """
+    batches = EpochBatches(graphs.n_frames, batch_size, seed)
+    n_edges = batches.batch_size * graphs.most_edges if filled else None
+
+    def sample(step: int, generator: torch.Generator) -> FrameBatch:
+        return graphs.batch(batches.indices(step), n_edges)
+
+    return sample
 
 
 class EpochBatches:

@@ -81,6 +81,48 @@ def test_escn_from_a_file_to_a_bundle(tmp_path, frames_file, capsys):
     assert steps[-1] == 12
 
 
+def save_crystals(path):
+    """Two-atom cells with stresses, in ten trajectories."""
+    rng = torch.Generator().manual_seed(0)
+    n, cell = 40, 3.4 * torch.eye(3, dtype=torch.float64)
+    places = torch.tensor([[0.0, 0, 0], [1.7, 1.7, 1.7]], dtype=torch.float64)
+    stress = 0.02 * torch.randn(n, 3, 3, generator=rng, dtype=torch.float64)
+    frames = LabelledFrames.stack(
+        torch.tensor([3, 3]),
+        places + 0.05 * torch.randn(n, 2, 3, generator=rng, dtype=torch.float64),
+        torch.randn(n, generator=rng),
+        torch.randn(n, 2, 3, generator=rng),
+        trajectory=torch.arange(10).repeat_interleave(4),
+        cell=cell.repeat(n, 1, 1),
+        pbc=torch.ones((n, 3), dtype=torch.bool),
+        stress=0.5 * (stress + stress.mT),
+    )
+    save_frames(path, frames)
+
+
+def test_escn_learns_stresses(tmp_path):
+    save_crystals(tmp_path / "li.npz")
+    measured = []
+    for weight in ("0", "100"):
+        out = tmp_path / f"li{weight}.bundle"
+        words = [*TINY, "--data", str(tmp_path / "li.npz"), "--cutoff-A", "4", "--out", str(out)]
+        assert main(["train", *words, "--stress-weight", weight]) == 0
+        measured.append(load_bundle(out, kind="escn").card.held_out["stress_mae_GPa"])
+        rows = read_log(tmp_path / f"li{weight}.work" / LOG)
+        assert ("virial_error_eV_per_atom" in rows[0]) is (weight == "100")
+    assert measured[0] != measured[1]
+
+
+def test_wrong_stress_and_compile_settings_are_refused(tmp_path, frames_file, capsys):
+    words = [*TINY, "--data", str(frames_file), "--out", str(tmp_path / "a.bundle")]
+    assert main(["train", *words, "--stress-weight", "1"]) != 0
+    assert "lacks stresses" in capsys.readouterr().err
+    save_crystals(tmp_path / "li.npz")
+    words = [*TINY, "--data", str(tmp_path / "li.npz"), "--out", str(tmp_path / "b.bundle")]
+    assert main(["train", *words, "--stress-weight", "1", "--compile", "always"]) != 0
+    assert "no stress_weight" in capsys.readouterr().err
+
+
 def test_resumed_bundle_has_the_same_weights(tmp_path, frames_file):
     words = [*TINY, "--data", str(frames_file)]
     assert main(["train", *words, "--out", str(tmp_path / "a.bundle")]) == 0

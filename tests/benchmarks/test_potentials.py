@@ -1,0 +1,104 @@
+"""The benchmark of potentials at toy size."""
+
+import json
+
+import pytest
+import torch
+
+from egno_md.benchmarks import potential_rows, potentials
+from egno_md.benchmarks.potential_data import potential_task
+from egno_md.benchmarks.potential_rows import ROWS, PotentialRow, _is_long, train_potential
+from egno_md.cli import main
+from egno_md.config import BenchmarkConfig
+from tests.benchmarks.potential_files import make_folder
+
+torch.set_num_threads(1)
+
+TINY = {"channels": 4, "hidden_channels": 4, "radial_hidden": 8, "n_layers": 1, "max_degree": 1}
+TINY |= {"max_order": 1, "cutoff_A": 4.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("data"))
+
+
+def test_a_training_of_so_many_epochs_goes_on_and_keeps_its_result(folder, tmp_path):
+    task = potential_task(folder, "acac-300K")
+    row = PotentialRow(TINY, "adamw", learning_rate=3e-2)
+    result = train_potential(task, row, tmp_path, seed=1, cpu_minutes=1.0, epochs=60)
+    assert (result.steps, result.epochs, result.compiled) == (60, 60.0, False)
+    assert result.n_parameters > 100
+    force_mae = 1e3 * float(task.tests["300 K"].forces.abs().mean())
+    assert result.measures["300 K"]["force_mae_meV_per_A"] < 0.97 * force_mae
+    again = train_potential(task, row, tmp_path, seed=1, cpu_minutes=1.0, epochs=60, resume=True)
+    assert again == result
+    with pytest.raises(ValueError, match="result of another training"):
+        train_potential(task, row, tmp_path, seed=1, cpu_minutes=1.0, epochs=41, resume=True)
+    with pytest.raises(ValueError, match="already holds a training"):
+        train_potential(task, row, tmp_path, seed=1, cpu_minutes=1.0, epochs=60)
+
+
+def test_a_budget_ends_the_schedule(folder, tmp_path):
+    task = potential_task(folder, "mlearn-Li")
+    result = train_potential(task, PotentialRow(TINY), tmp_path, seed=1, cpu_minutes=0.02)
+    assert result.planned_steps > 5
+    assert 0.3 < result.cpu_seconds < 6.0
+    assert {"stress_mae_GPa", "virial_mae_meV_per_atom"} <= set(result.measures["test"])
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    training = [row for row in log if row["kind"] == "training"]
+    assert "virial_error_eV_per_atom" in training[-1]
+    if result.steps == result.planned_steps:
+        assert training[-1]["learning_rate"] < 0.2 * ROWS["L2"].learning_rate
+
+
+def test_molecules_with_a_long_budget_are_compiled(folder, monkeypatch):
+    monkeypatch.setattr("torch.compile", lambda traced, **options: traced)
+    for name, compiled in (("acac-300K", True), ("mlearn-Li", False), ("oc20", False)):
+        task = potential_task(folder, name)
+        fitting = potential_rows._Fitting.of(task, PotentialRow(TINY), 1, "cpu", long=True)
+        assert (fitting.matching.compiled is not None) is compiled
+        assert (fitting.matching.stress_weight > 0.0) is (name == "mlearn-Li")
+    short = potential_rows._Fitting.of(
+        potential_task(folder, "acac-300K"), PotentialRow(TINY), 1, "cpu", long=False
+    )
+    assert short.matching.compiled is None
+    n = task.training.n_frames
+    assert [_is_long(n, 30.0, None), _is_long(n, 5.0, None)] == [True, False]
+    assert [_is_long(n, 30.0, 20), _is_long(n, 30.0, 20_000)] == [False, True]
+
+
+def test_every_row_can_be_made(folder):
+    task = potential_task(folder, "acac-300K")
+    sizes = {}
+    for name, row in ROWS.items():
+        fitting = potential_rows._Fitting.of(task, row, 1, "cpu", long=False)
+        sizes[name] = sum(p.numel() for p in fitting.model.parameters())
+    assert sizes["small"] < sizes["L1M1"] < sizes["L2M1"] < sizes["L2M2"] < sizes["L3M3"]
+    assert sizes["L2"] == sizes["L2-adamw"]
+
+
+def test_the_command(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(potentials.ROWS, "small", PotentialRow(TINY))
+    words = ["benchmark", "potentials", "--data", str(folder), "--rows", "small", "--epochs", "2"]
+    words += ["--molecules", "acac-300K", "mlearn-Si", "--seeds", "1", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
+    acac = json.loads((tmp_path / "potentials" / "potentials-acac-300K.json").read_text())
+    assert [row[:2] for row in acac["rows"]] == [["small", "300 K"], ["small", "600 K"]]
+    assert "stress MAE (GPa)" not in acac["columns"]
+    assert acac["rows"][0][2]["n"] == 2
+    assert any("recalled, not read" in note for note in acac["notes"])
+    silicon = json.loads((tmp_path / "potentials" / "potentials-mlearn-Si.json").read_text())
+    column = silicon["columns"].index("stress MAE (GPa)")
+    assert silicon["rows"][0][column]["mean"] > 0.0
+    assert "2 epochs" in silicon["caption"]
+    assert "| small | 600 K |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "needs --data"), ({"data": ".", "rows": ("L9",)}, "no rows .'L9'.")],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        potentials.measure(BenchmarkConfig(name="potentials", **options))
