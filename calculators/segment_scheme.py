@@ -42,6 +42,7 @@ def open_propagator(propagator: str | Path | Bundle | Propagator, molecule: Mole
             propagator if isinstance(propagator, Bundle) else load_bundle(propagator, kind="egno")
         )
         bundle.check_elements(molecule)
+        learned = LearnedPropagator.from_bundle(bundle, molecule)
         if bundle.was_trained_on(molecule) is False:
             warnings.warn(
                 f"bundle {bundle.name!r} was trained on {', '.join(bundle.card.molecules)} and "
@@ -49,7 +50,7 @@ def open_propagator(propagator: str | Path | Bundle | Propagator, molecule: Mole
                 "was tested",
                 stacklevel=3,
             )
-        return LearnedPropagator.from_bundle(bundle, molecule)
+        return learned
     known = getattr(propagator, "molecule", None)
     if isinstance(known, Molecule):
         _check_same_atoms(known, molecule)
