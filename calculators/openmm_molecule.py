@@ -22,7 +22,7 @@ class ParticleRoles:
     """What the particles of a system are.
 
     Attributes:
-        molecule: of the atoms; `pbc` follows the system.
+        molecule: of the atoms; `pbc` follows the system, or without forces the topology.
         atoms: `(n_atoms,)` int64, particle of each atom. The other particles are virtual sites.
         frozen: `(n_atoms,)` bool, atoms without mass, which never move.
         n_particles: particles of the system.
@@ -77,7 +77,7 @@ def particle_roles(topology: app.Topology, system: openmm.System) -> ParticleRol
             if a.index in place and b.index in place
         }
     )
-    periodic = bool(system.usesPeriodicBoundaryConditions())
+    periodic = _is_periodic(topology, system)
     molecule = Molecule(
         torch.tensor([everything[i].element.atomic_number for i in atoms], dtype=torch.int64),
         torch.from_numpy(np.where(frozen, FROZEN_MASS_AMU, masses)),
@@ -86,6 +86,19 @@ def particle_roles(topology: app.Topology, system: openmm.System) -> ParticleRol
         (periodic,) * 3,
     )
     return ParticleRoles(molecule, np.array(atoms, dtype=np.int64), frozen, n)
+
+
+def _is_periodic(topology: app.Topology, system: openmm.System) -> bool:
+    """Whether there is a cell: the forces say, and without forces between atoms the topology."""
+    acting = [
+        force
+        for force in system.getForces()
+        if not isinstance(force, openmm.CMMotionRemover | openmm.AndersenThermostat)
+        and "Barostat" not in type(force).__name__
+    ]
+    if not acting:
+        return topology.getPeriodicBoxVectors() is not None
+    return bool(system.usesPeriodicBoundaryConditions())
 
 
 def molecule_from_openmm(topology: app.Topology, system: openmm.System) -> Molecule:

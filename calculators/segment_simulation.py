@@ -88,6 +88,7 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
             steps_per_frame(fallback, interval_fs)
             compound.addIntegrator(fallback)
         super().__init__(topology, system, compound, platform, platformProperties, state)
+        self._usesPBC = any(roles.molecule.pbc)
         frames = ContextFrames(self.context, roles)
         judges = [guard] if isinstance(guard, Judge) else list(guard)
         if energy_limit is not None:
