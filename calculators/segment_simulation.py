@@ -150,11 +150,7 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
         data = Path(file).read_bytes() if isinstance(file, str) else file.read()
         saved = SegmentCheckpoint.from_bytes(data)
         self.integrator.check(saved.about)
-        try:
-            self.context.loadCheckpoint(saved.context)
-        except openmm.OpenMMException as error:
-            raise ValueError(f"OpenMM does not take the checkpoint: {error}") from error
-        self.integrator.restore(saved.about, saved.tensors)
+        self.integrator.restore(saved.context, saved.about, saved.tensors)
 
     def loadState(self, file: str | IO[str]) -> None:
         """Load a state; what was left of a segment is thrown away.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import openmm
 import torch
 from openmm import unit
 from torch import Tensor
@@ -162,14 +163,29 @@ class SegmentSteps:
                     f"this one has {value}"
                 )
 
-    def restore(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `restart_state` gave; the context was restored before.
+    def restore(
+        self, context: bytes, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Go on from what `restart_state` gave.
 
         Args:
+            context: checkpoint of the context.
             about: plain values.
             tensors: tensors.
+
+        Raises:
+            ValueError: if the context or the propagator does not take it; nothing changes then.
         """
-        self.propagator.restore(taken_from("propagator", tensors))
+        before = self.propagator.restart_state()
+        try:
+            self.propagator.restore(taken_from("propagator", tensors))
+            self.frames.context.loadCheckpoint(context)
+        except (ValueError, openmm.OpenMMException) as error:
+            self.propagator.restore(before)
+            raise ValueError(
+                f"the checkpoint does not fit this simulation ({error}); it must be of the same "
+                "system, platform and guard"
+            ) from error
         saved = taken_from("pending", tensors)
         self._pending = None
         if about["shown"] is not None:

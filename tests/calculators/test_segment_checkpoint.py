@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import openmm
 import pytest
@@ -110,6 +111,22 @@ def test_other_simulations_are_refused() -> None:
     plain = sim.context.createCheckpoint()
     with pytest.raises(ValueError, match="no whole checkpoint of a SegmentSimulation"):
         sim.loadCheckpoint(io.BytesIO(plain))
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
+    sim, file = simulation(), io.BytesIO()
+    sim.step(3)
+    sim.saveCheckpoint(file)
+    sim.step(6)
+    before, counts = everything(sim), sim.statistics()
+    good = SegmentCheckpoint.from_bytes(file.getvalue())
+    for bad in (replace(good, context=b"CUDA" + good.context), replace(good, tensors={})):
+        with pytest.raises(ValueError, match="does not fit this simulation"):
+            sim.loadCheckpoint(io.BytesIO(bad.to_bytes()))
+        assert everything(sim) == before
+        assert sim.statistics() == counts
+    sim.step(5)
+    assert sim.currentStep == 14
 
 
 def test_damaged_files_are_refused_and_change_nothing() -> None:

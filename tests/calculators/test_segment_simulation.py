@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import mdtraj
 import numpy as np
@@ -229,10 +230,17 @@ def test_a_failing_propagator_leaves_the_last_good_frame() -> None:
     assert sim.currentStep == 16
 
 
+def andersen(per_ps: float) -> openmm.AndersenThermostat:
+    """At 300 K, the same every time."""
+    thermostat = openmm.AndersenThermostat(300.0, per_ps)
+    thermostat.setRandomNumberSeed(5)
+    return thermostat
+
+
 def test_an_andersen_thermostat_acts_once_per_segment() -> None:
     """Full collisions draw all velocities anew: kinetic energies are independent draws."""
     topology, system = carbons(10)
-    system.addForce(openmm.AndersenThermostat(300.0, 1e6))
+    system.addForce(andersen(1e6))
     sim = SegmentSimulation(topology, system, ExactWells(2, 13.0), platform=REFERENCE)
     start(sim)
     kinetic = []
@@ -253,7 +261,7 @@ def test_an_andersen_thermostat_acts_once_per_segment() -> None:
 def test_collisions_take_the_span_of_the_segment_for_their_time() -> None:
     """With one collision per 160 fs and segments of 160 fs, 1 - 1/e of the atoms collide."""
     topology, system = carbons(200)
-    system.addForce(openmm.AndersenThermostat(300.0, 1 / 0.16))
+    system.addForce(andersen(1 / 0.16))
     wells = ExactWells()
     sim = SegmentSimulation(topology, system, wells, platform=REFERENCE)
     start(sim)
@@ -293,7 +301,9 @@ def box_of_argon(barostat_every: int):
     system.addForce(force)
     side = 1.5
     system.setDefaultPeriodicBoxVectors((side, 0, 0), (0, side, 0), (0, 0, side))
-    system.addForce(openmm.MonteCarloBarostat(1.0, 300.0, barostat_every))
+    barostat = openmm.MonteCarloBarostat(1.0, 300.0, barostat_every)
+    barostat.setRandomNumberSeed(5)
+    system.addForce(barostat)
     grid = np.array([(a, b, c) for a in range(3) for b in range(3) for c in range(3)])
     return topology, system, 0.5 * grid
 
@@ -319,6 +329,40 @@ def test_a_barostat_moves_the_box_between_segments_only(every, moves) -> None:
     if moves:
         side = sim.context.getState().getPeriodicBoxVectors()[0][0]._value
         assert float(wells.start.cell[0, 0, 0]) == pytest.approx(10 * side)
+
+
+class FreeFlight(ExactWells):
+    """Straight lines."""
+
+    def advance(self, state, n_frames=None):
+        segment = super().advance(state, n_frames)
+        flown = 20.0 * torch.arange(1, self.n_frames + 1)[:, None, None] * state.velocities
+        v = state.velocities[:, None].expand_as(segment.velocities).clone()
+        return replace(segment, positions=state.positions[:, None] + flown[None], velocities=v)
+
+
+def test_an_ideal_gas_has_the_volume_of_its_pressure() -> None:
+    """P <V> = (n + 1) k T for n atoms that do not feel each other, by a barostat."""
+    topology, system, x = box_of_argon(1)
+    force = system.getForce(0)
+    force.setCutoffDistance(0.2)
+    for i in range(27):
+        force.setParticleParameters(i, 0.0, 0.34, 0.0)
+    kT = 300.0 * 8.31446261815324e-3  # kJ/mol
+    volume = 28 * kT / (400.0 * 0.0602214076)  # nm^3, at 400 bar
+    system.getForce(1).setDefaultPressure(400.0)
+    system.setDefaultPeriodicBoxVectors(*np.diag([volume ** (1 / 3)] * 3).tolist())
+    sim = SegmentSimulation(topology, system, FreeFlight(2), platform=REFERENCE)
+    sim.context.setPositions(x)
+    sim.context.setVelocitiesToTemperature(300.0, 1)
+    found = []
+    for _ in range(1300):
+        sim.step(2)
+        found.append(sim.context.getState().getPeriodicBoxVolume()._value)
+    blocks = np.array(found[100:]).reshape(12, 100).mean(1)
+    error = blocks.std(ddof=1) / 12**0.5
+    assert error < 0.05 * volume
+    assert abs(blocks.mean() - volume) < 4 * error
 
 
 def test_it_starts_from_a_saved_state(tmp_path) -> None:
