@@ -3,8 +3,8 @@
 | backend | class | when |
 |---|---|---|
 | python | `openmm.PythonForce` | always there; what "auto" means |
-| python-torch | `openmmtorch.PythonTorchForce` | positions stay on the GPU; newer than the wheel 1.5 |
-| torchscript | `openmmtorch.TorchForce` | runs without Python; small systems, see `torchscript_energy` |
+| python-torch | `openmmtorch.PythonTorchForce` | positions stay on the GPU; not in wheel 1.5 |
+| torchscript | `openmmtorch.TorchForce` | no Python; see `torchscript_energy` |
 
 OpenMM overlaps the function with other forces only if it is the only one of its kind in the
 System: put a sum of models into one `Potential` rather than into two forces.

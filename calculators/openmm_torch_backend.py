@@ -60,7 +60,7 @@ def why_not(version: str | None = None) -> str | None:
     if error is None:
         return None
     if installed in WHEELS and misfits:
-        return f"openmmtorch {installed} cannot be imported: {_wanted(installed)}; here {misfits}"
+        error = f"{_wanted(installed)}; here {misfits} ({error})"
     return f"openmmtorch {installed} cannot be imported: {error}"
 
 

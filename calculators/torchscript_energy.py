@@ -183,9 +183,9 @@ def as_torchscript(
         # torch calls TorchScript deprecated, and warns of sizes that become constants.
         warnings.simplefilter("ignore")
         shifts = torch.zeros((pairs.shape[1], 3), dtype=places.dtype, device=home)
-        traced = torch.jit.trace(core, (places, shifts), check_trace=False)
+        trace = torch.jit.trace(core, (places, shifts), check_trace=False)  # type: ignore[no-untyped-call]
         rows = torch.tensor(list(particles), dtype=torch.int64, device=home)
-        whole = TorchScriptEnergy(traced, pairs, rows, model.cutoff_A, (periodic, scaled))
+        whole = TorchScriptEnergy(trace, pairs, rows, model.cutoff_A, (periodic, scaled))
         return torch.jit.script(whole.eval())
 
 
