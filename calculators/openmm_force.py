@@ -12,6 +12,7 @@ System: put a sum of models into one `Potential` rather than into two forces.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterable
 from os import PathLike
@@ -109,7 +110,7 @@ def _particles(given: app.Topology | Sequence[int]) -> tuple[list[int], bool]:
     if isinstance(given, app.Topology):
         numbers = [a.element.atomic_number if a.element else 0 for a in given.atoms()]
         return numbers, given.getPeriodicBoxVectors() is not None
-    numbers = [int(z) for z in given]
+    numbers = [_whole("topology_or_numbers has", z) for z in given]
     wrong = [i for i, z in enumerate(numbers) if not 0 <= z <= 118]
     if wrong:
         raise ValueError(
@@ -119,12 +120,19 @@ def _particles(given: app.Topology | Sequence[int]) -> tuple[list[int], bool]:
     return numbers, False
 
 
+def _whole(what: str, value: object) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError(f"{what} {value!r}, which is no whole number") from error
+
+
 def _chosen(numbers: list[int], atoms: Iterable[int] | None) -> list[int]:
     """Check the particles to act on."""
     if atoms is None:
         particles = [i for i, z in enumerate(numbers) if z]
     else:
-        particles = [int(i) for i in atoms]
+        particles = [_whole("atoms has", i) for i in atoms]
     if not particles:
         raise ValueError(f"there are no atoms to act on among {len(numbers)} particles")
     seen: set[int] = set()
