@@ -80,7 +80,7 @@ def test_bad_positions_are_errors(some):
 
 
 def test_what_cannot_be_written_is_refused(potential):
-    with pytest.raises(ValueError, match="only an ESCNPotential .* got Counting"):
+    with pytest.raises(ValueError, match=r"only an ESCNPotential .* got Counting"):
         as_torchscript(Counting(), [8])
     with pytest.raises(ValueError, match="201 atoms are too many"):
         as_torchscript(potential, [1] * (MOST_ATOMS + 1))
