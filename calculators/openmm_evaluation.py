@@ -8,6 +8,7 @@ inside the unpickling would end the process without a word), and every number is
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any, Final
@@ -61,7 +62,7 @@ class ForceEvaluation:
             shared: the model; None: it is looked up at the first evaluation.
         """
         self.plan, self._shared = plan, shared
-        self._molecule: Molecule | None = None
+        self._state: State | None = None
         self._last: tuple[Tensor, Tensor | None, float, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
@@ -106,13 +107,7 @@ class ForceEvaluation:
     def _computed(self, x: Tensor, cell: Tensor | None) -> tuple[float, Tensor]:
         """Energy (eV) and forces (eV/Å, `(n, 3)`) at positions `(n, 3)` Å, perhaps from before."""
         last = self._last
-        if (
-            last is not None
-            and torch.equal(last[0], x)
-            and (
-                cell is None if last[1] is None else cell is not None and torch.equal(last[1], cell)
-            )
-        ):
+        if last is not None and torch.equal(last[0], x) and _same(last[1], cell):
             return last[2], last[3]
         try:
             energy, forces = self._fresh(x, cell)
@@ -126,30 +121,36 @@ class ForceEvaluation:
 
     def _fresh(self, x: Tensor, cell: Tensor | None) -> tuple[float, Tensor]:
         """Ask the model."""
-        shared, molecule = self._ready()
+        if self._shared is None:
+            self._shared = find_shared(self.plan.source)
         # OpenMM may call from a thread of its own: what the caller switched there is unknown.
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(x.device.type, enabled=False),
         ):
-            found = shared.potential.evaluate(State.at_rest(molecule, x.clone(), cell=cell))
+            found = self._shared.potential.evaluate(self._state_at(x.clone(), cell))
         energy, forces = float(found.energy[0]), found.forces[0]
-        if not abs(energy) < float("inf"):
+        if not math.isfinite(energy):
             raise ValueError(f"the energy came out as {energy} eV")
-        if not bool(torch.isfinite(forces).all()):
+        if not _all_finite(forces):
             atom = int((~torch.isfinite(forces)).any(1).nonzero()[0])
             raise ValueError(f"the force on atom {atom} came out not finite")
         return energy, forces
 
-    def _ready(self) -> tuple[SharedPotential, Molecule]:
-        """Find the model, once."""
-        if self._shared is None:
-            self._shared = find_shared(self.plan.source)
-        if self._molecule is None:
+    def _state_at(self, x: Tensor, cell: Tensor | None) -> State:
+        """Make the state of positions `(n, 3)` Å; all but these is checked once per cell."""
+        n, last = len(self.plan.numbers), self._state
+        if len(x) != n:
+            raise ValueError(f"the force was made for {n} particles, the System has {len(x)}")
+        if last is None or not _same(last.cell, cell) or last.positions.device != x.device:
             pbc = (self.plan.periodic,) * 3
-            self._molecule = Molecule.from_numbers(self.plan.numbers, pbc=pbc)
-        return self._shared, self._molecule
+            molecule = Molecule.from_numbers(self.plan.numbers, pbc=pbc)
+            self._state = State.at_rest(molecule, x, cell=cell)
+            return self._state
+        if not _all_finite(x):
+            return State.at_rest(last.molecule, x, cell=cell)  # says what is wrong
+        return _moved(last, x)
 
     def _cell(self, state: Any, device: torch.device) -> Tensor | None:  # noqa: ANN401
         """Box vectors, `(3, 3)` Å, or None without periodicity."""
@@ -195,6 +196,30 @@ class TensorEvaluation(ForceEvaluation):
         # Fresh tensors at every call: PythonTorchForce gives up references it does not own.
         scaled = (forces.double() * (_FORCE * factor)).to(positions)
         return torch.tensor(energy * _ENERGY * factor, dtype=torch.float64), scaled
+
+
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two cells, `(..., 3, 3)` Å, or None, are the same."""
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first.view(3, 3), second)
+
+
+def _all_finite(values: Tensor) -> bool:
+    """Whether all are finite; the sum says so much faster, unless it overflows."""
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def _moved(state: State, x: Tensor) -> State:
+    """Return the state with other positions `(n, 3)` Å, which must be good, without all checks.
+
+    The checks of a state take longer than everything else here together.
+    """
+    moved = object.__new__(State)
+    for name in ("molecule", "velocities", "time_fs", "cell"):
+        object.__setattr__(moved, name, getattr(state, name))
+    object.__setattr__(moved, "positions", x[None])
+    return moved
 
 
 def _made_again(

@@ -296,9 +296,17 @@ def test_numbers_that_are_none_are_errors(energy, force, words, caplog):
 def test_positions_that_are_no_numbers_are_errors(bundle):
     x, numbers = waters(1)
     context = context_of(system_of(numbers, forced(bundle, numbers)), x)
+    energy_forces(context)
     x[1, 0] = float("nan")
     context.setPositions(x)
     with pytest.raises(openmm.OpenMMException, match=r"position of atom 1 .*within the 3 of this"):
+        context.getState(getEnergy=True)
+
+
+def test_a_system_of_another_size_is_an_error(bundle):
+    x, numbers = waters(2)
+    context = context_of(system_of(numbers, forced(bundle, numbers[:3])), x)
+    with pytest.raises(openmm.OpenMMException, match="made for 3 particles, the System has 6"):
         context.getState(getEnergy=True)
 
 
