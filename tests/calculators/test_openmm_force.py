@@ -83,7 +83,7 @@ def test_forces_are_minus_the_slope(bundle):
 @pytest.mark.parametrize("picks", [True, False], ids=["OpenMM picks", "we pick"])
 def test_acts_on_the_chosen_particles_alone(bundle, double, platform, picks, monkeypatch):
     if not picks:  # as before OpenMM 8.6
-        monkeypatch.delattr(openmm.PythonForce, "setParticles")
+        monkeypatch.delattr(openmm.PythonForce, "setParticles", raising=False)
     x, numbers = waters(4)
     atoms = [6, 8, 7, 3, 4, 5]
     force = forced(bundle, numbers, atoms)
@@ -215,7 +215,8 @@ def test_particles_that_are_no_atoms_are_left_out(bundle, double):
     places = np.insert(x, [3, 6], 9.0, axis=0)
     for given in (with_sites, topology(with_sites)):
         force = forced(bundle, given)
-        assert list(force.getParticles()) == [0, 1, 2, 4, 5, 6]
+        if hasattr(force, "getParticles"):  # from OpenMM 8.6 on
+            assert list(force.getParticles()) == [0, 1, 2, 4, 5, 6]
         found = energy_forces(context_of(system_of(with_sites, force), places))
         assert found[0] == pytest.approx(asked_directly(double, x, numbers)[0], rel=1e-6)
 

@@ -5,8 +5,10 @@ The stand-ins call what they are given exactly as openmm-torch does and hand the
 
 from __future__ import annotations
 
+import io
 import sys
 import types
+import warnings
 
 import numpy as np
 import openmm
@@ -53,7 +55,12 @@ class ScriptCaller:
     """Calls a script module with positions, box and parameters, in this order."""
 
     def __init__(self, module):
-        self.module, self.names, self.periodic = module, [], False
+        written = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
+            torch.jit.save(module, written)
+            self.module = torch.jit.load(io.BytesIO(written.getvalue()))
+        self.names, self.periodic = [], False
 
     def __call__(self, state):
         inputs = [torch.from_numpy(state.getPositions(asNumpy=True)._value)]
@@ -90,7 +97,9 @@ def openmmtorch(monkeypatch):
     """openmm-torch itself, or the stand-ins in its place."""
     if not REAL:
         module = types.ModuleType("openmmtorch")
-        module.PythonTorchForce, module.TorchForce = PythonTorchForce, TorchForce
+        module.TorchForce = TorchForce
+        if hasattr(openmm.PythonForce, "setParticles"):  # the stand-in needs OpenMM 8.6
+            module.PythonTorchForce = PythonTorchForce
         monkeypatch.setitem(sys.modules, "openmmtorch", module)
     return sys.modules.get("openmmtorch") or backend._module()
 

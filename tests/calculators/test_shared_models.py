@@ -89,8 +89,9 @@ def test_everything_comes_back_from_xml(bundle):
     force.setForceGroup(7)
     back = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(force))
     assert back.getForceGroup() == 7
-    assert back.getName() == "ESCNForce"
-    assert list(back.getParticles()) == atoms
+    if hasattr(force, "getParticles"):  # from OpenMM 8.6 on
+        assert back.getName() == "ESCNForce"
+        assert list(back.getParticles()) == atoms
     assert back.usesPeriodicBoundaryConditions()
     assert dict(back.getGlobalParameters()) == {"part": 1.0}
     found = []
