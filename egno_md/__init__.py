@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from egno_md.bundle import load_bundle as load_bundle
     from egno_md.bundle import save_bundle as save_bundle
     from egno_md.bundle_card import BundleCard as BundleCard
+    from egno_md.calculators.openmm_force import openmm_force as openmm_force
     from egno_md.config import RunConfig as RunConfig
     from egno_md.config import TrainConfig as TrainConfig
     from egno_md.data.structures import read_structure as read_structure
@@ -54,6 +55,7 @@ _HOMES: Final = {
     "load_bundle": "bundle",
     "save_bundle": "bundle",
     "BundleCard": "bundle_card",
+    "openmm_force": "calculators.openmm_force",
     "RunConfig": "config",
     "TrainConfig": "config",
     "read_structure": "data.structures",

@@ -57,10 +57,7 @@ _NEEDED: Final = (
 )
 
 #: Import name, distribution name and what it would add. These are imported to see if they work.
-_EXTRAS: Final = (
-    ("openmmtorch", "openmmtorch", "runs a potential inside OpenMM without Python; needs CUDA"),
-    ("openmmml", "openmmml", "the MLPotential door of OpenMM"),
-)
+_EXTRAS: Final = (("openmmml", "openmmml", "the MLPotential door of OpenMM"),)
 
 #: The same for what only tests use. Not imported: sgdml changes logging in the whole process.
 _TEST_EXTRAS: Final = (
@@ -82,6 +79,7 @@ def run(argv: Sequence[str]) -> int:
     findings = [_python(), *(_needed(i, d) for i, d in _NEEDED)]
     findings += [*_processors(), _cuda(), _openmm_platforms(), *_bundles()]
     findings += [_extra(i, d, use, _try_import) for i, d, use in _EXTRAS]
+    findings += [_openmm_torch()]
     findings += [_extra(i, d, use, _look_for) for i, d, use in _TEST_EXTRAS]
     width = max(len(f.subject) for f in findings)
     for f in findings:
@@ -134,6 +132,20 @@ def _extra(module: str, distribution: str, use: str, look: Callable[[str], str |
     if why is None:
         return Finding("ok", distribution, f"{_version(distribution)} ({use})")
     return Finding("missing", distribution, f"{why} ({use})")
+
+
+def _openmm_torch() -> Finding:
+    """Whether openmm-torch fits this torch and this OpenMM, or exactly why not."""
+    if _try_import("torch") is not None or _try_import("openmm") is not None:
+        return Finding("missing", "openmmtorch", "torch or openmm cannot be imported")
+    from egno_md.calculators.openmm_torch_backend import limits, why_not
+
+    use = "two more backends of openmm_force; not needed"
+    reason = why_not()
+    if reason is not None:
+        return Finding("missing", "openmmtorch", f"{reason} ({use})")
+    text = "; ".join([_version("openmmtorch"), *limits()])
+    return Finding("ok", "openmmtorch", f"{text} ({use})")
 
 
 def _processors() -> list[Finding]:

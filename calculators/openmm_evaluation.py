@@ -1,0 +1,236 @@
+"""The function that a force of OpenMM calls: engine units in, model, engine units out.
+
+OpenMM copies a force by pickling its function and never looks at the numbers that come back. So
+what is pickled is a path and a hash, the model is looked up at the first evaluation (a failure
+inside the unpickling would end the process without a word), and every number is checked here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from egno_md.calculators.shared_models import ModelSource, SharedPotential, find_shared
+from egno_md.state import Molecule, State
+from egno_md.units import KJ_PER_MOL, NM_PER_A
+
+_LOG: Final = logging.getLogger(__name__)
+
+#: eV to kJ/mol, and eV/Å to kJ/mol/nm.
+_ENERGY: Final = 1.0 / KJ_PER_MOL
+_FORCE: Final = 1.0 / (KJ_PER_MOL * NM_PER_A)
+#: nm to Å.
+_LENGTH: Final = 1.0 / NM_PER_A
+
+
+@dataclass(frozen=True, slots=True)
+class ForcePlan:
+    """Everything a force needs besides the model itself.
+
+    Attributes:
+        source: where the model is.
+        numbers: atomic numbers of the atoms it acts on.
+        periodic: whether it sees periodic images.
+        scale: global parameter that multiplies energy and forces; "" for none.
+        rows: which particles the atoms are, if OpenMM does not pick them out itself; empty: it
+            does.
+    """
+
+    source: ModelSource
+    numbers: tuple[int, ...]
+    periodic: bool
+    scale: str = ""
+    rows: tuple[int, ...] = ()
+
+
+class ForceEvaluation:
+    """Energy and forces of some atoms for OpenMM's `PythonForce`; the last ones are kept."""
+
+    def __init__(self, plan: ForcePlan, shared: SharedPotential | None = None) -> None:
+        """Prepare; no model is loaded here.
+
+        Args:
+            plan: what to compute.
+            shared: the model; None: it is looked up at the first evaluation.
+        """
+        self.plan, self._shared = plan, shared
+        self._state: State | None = None
+        self._last: tuple[Tensor, Tensor | None, float, Tensor] | None = None
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Return what makes this again: where the model is, not the model."""
+        plan, source = self.plan, self.plan.source
+        rows = np.asarray(plan.rows, dtype="<i4").tobytes()
+        return _made_again, (
+            type(self),
+            (source.place, source.sha256, source.device, source.dtype),
+            zlib.compress(bytes(plan.numbers)),
+            plan.periodic,
+            plan.scale,
+            zlib.compress(rows) if rows else b"",
+        )
+
+    def __call__(self, state: Any) -> tuple[float, NDArray[np.float64]]:  # noqa: ANN401
+        """Return energy and forces.
+
+        Args:
+            state: OpenMM's state of the atoms: positions, box, parameters.
+
+        Returns:
+            Energy in kJ/mol; forces in kJ/mol/nm, `(n, 3)`, a row for each particle of `state`.
+
+        Raises:
+            ValueError: if the model refuses the atoms or a result is not finite. OpenMM passes
+                on the message alone, so the rest goes to the log.
+        """
+        places = state.getPositions(asNumpy=True)._value
+        everything = torch.from_numpy(places)
+        rows = self.plan.rows
+        x = (everything[list(rows)] if rows else everything) * _LENGTH
+        energy, forces = self._computed(x, self._cell(state, x.device))
+        factor = self._factor(state)
+        mine = forces.cpu().double().numpy() * (_FORCE * factor)
+        if rows:
+            spread = np.zeros_like(places)
+            spread[list(rows)] = mine
+            mine = spread
+        return energy * _ENERGY * factor, mine
+
+    def _computed(self, x: Tensor, cell: Tensor | None) -> tuple[float, Tensor]:
+        """Energy (eV) and forces (eV/Å, `(n, 3)`) at positions `(n, 3)` Å, perhaps from before."""
+        last = self._last
+        if last is not None and torch.equal(last[0], x) and _same(last[1], cell):
+            return last[2], last[3]
+        try:
+            energy, forces = self._fresh(x, cell)
+        except Exception as error:
+            _LOG.error("a force on %d atoms failed", len(x), exc_info=True)
+            raise ValueError(
+                f"{error} [atoms are counted within the {len(x)} of this force]"
+            ) from error
+        self._last = (x, cell, energy, forces)
+        return energy, forces
+
+    def _fresh(self, x: Tensor, cell: Tensor | None) -> tuple[float, Tensor]:
+        """Ask the model."""
+        if self._shared is None:
+            self._shared = find_shared(self.plan.source)
+        # OpenMM may call from a thread of its own: what the caller switched there is unknown.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(x.device.type, enabled=False),
+        ):
+            found = self._shared.potential.evaluate(self._state_at(x.clone(), cell))
+        energy, forces = float(found.energy[0]), found.forces[0]
+        if not math.isfinite(energy):
+            raise ValueError(f"the energy came out as {energy} eV")
+        if not _all_finite(forces):
+            atom = int((~torch.isfinite(forces)).any(1).nonzero()[0])
+            raise ValueError(f"the force on atom {atom} came out not finite")
+        return energy, forces
+
+    def _state_at(self, x: Tensor, cell: Tensor | None) -> State:
+        """Make the state of positions `(n, 3)` Å; all but these is checked once per cell."""
+        n, last = len(self.plan.numbers), self._state
+        if len(x) != n:
+            raise ValueError(f"the force was made for {n} particles, the System has {len(x)}")
+        if last is None or not _same(last.cell, cell) or last.positions.device != x.device:
+            pbc = (self.plan.periodic,) * 3
+            molecule = Molecule.from_numbers(self.plan.numbers, pbc=pbc)
+            self._state = State.at_rest(molecule, x, cell=cell)
+            return self._state
+        if not _all_finite(x):
+            return State.at_rest(last.molecule, x, cell=cell)  # says what is wrong
+        return _moved(last, x)
+
+    def _cell(self, state: Any, device: torch.device) -> Tensor | None:  # noqa: ANN401
+        """Box vectors, `(3, 3)` Å, or None without periodicity."""
+        if not self.plan.periodic:
+            return None
+        box = torch.from_numpy(state.getPeriodicBoxVectors(asNumpy=True)._value)
+        return (box * _LENGTH).to(device)
+
+    def _factor(self, state: Any) -> float:  # noqa: ANN401
+        """What the global parameter multiplies with."""
+        if not self.plan.scale:
+            return 1.0
+        factor = float(state.getParameters()[self.plan.scale])
+        if not abs(factor) < float("inf"):
+            raise ValueError(f"global parameter {self.plan.scale} is {factor}")
+        return factor
+
+
+class TensorEvaluation(ForceEvaluation):
+    """The same for openmm-torch's `PythonTorchForce`: positions come and forces go as tensors."""
+
+    def __call__(self, state: Any, positions: Tensor | None = None) -> tuple[Any, Any]:  # noqa: ANN401
+        """Return energy and forces.
+
+        Args:
+            state: OpenMM's state: box and parameters.
+            positions: `(n, 3)`, nm, of any dtype, on the device of OpenMM's platform.
+
+        Returns:
+            Energy in kJ/mol, scalar; forces in kJ/mol/nm, as the positions in shape, dtype and
+            device.
+
+        Raises:
+            ValueError: as `ForceEvaluation` does, and without positions.
+        """
+        if positions is None:
+            raise ValueError(
+                "PythonTorchForce passes positions; this function is not for PythonForce"
+            )
+        x = positions.detach().double() * _LENGTH
+        energy, forces = self._computed(x, self._cell(state, x.device))
+        factor = self._factor(state)
+        # Fresh tensors at every call: PythonTorchForce gives up references it does not own.
+        scaled = (forces.double() * (_FORCE * factor)).to(positions)
+        return torch.tensor(energy * _ENERGY * factor, dtype=torch.float64), scaled
+
+
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two cells, `(..., 3, 3)` Å, or None, are the same."""
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first.view(3, 3), second)
+
+
+def _all_finite(values: Tensor) -> bool:
+    """Whether all are finite; the sum says so much faster, unless it overflows."""
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def _moved(state: State, x: Tensor) -> State:
+    """Return the state with other positions `(n, 3)` Å, which must be good, without all checks.
+
+    The checks of a state take longer than everything else here together.
+    """
+    moved = object.__new__(State)
+    for name in ("molecule", "velocities", "time_fs", "cell"):
+        object.__setattr__(moved, name, getattr(state, name))
+    object.__setattr__(moved, "positions", x[None])
+    return moved
+
+
+def _made_again(
+    kind: type[ForceEvaluation],
+    source: tuple[str, str, str, str | None],
+    numbers: bytes,
+    periodic: bool,
+    scale: str,
+    rows: bytes,
+) -> ForceEvaluation:
+    """Undo `__reduce__`."""
+    particles = np.frombuffer(zlib.decompress(rows), dtype="<i4").tolist() if rows else []
+    atoms = tuple(zlib.decompress(numbers))
+    return kind(ForcePlan(ModelSource(*source), atoms, periodic, scale, tuple(particles)))
