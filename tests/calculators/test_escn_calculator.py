@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import ase.calculators.calculator as ase_calculator
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.constraints import FixAtoms, FixBondLength
+from ase.filters import FrechetCellFilter
+from ase.md import VelocityVerlet, thermalize_momenta
+from ase.md.langevin import Langevin
+from ase.mep import NEB
+from ase.optimize import BFGS, FIRE, LBFGS
+from ase.vibrations import Vibrations
+
+from egno_md.calculators.escn_calculator import ESCNCalculator
+from egno_md.calculators.potential_calculator import PotentialCalculator
+from egno_md.models.escn_md import ESCNMD
+from egno_md.propagators.direct_force_potential import DirectForcePotential
+from egno_md.roles import EnergyForces
+
+ROOT = Path(__file__).resolve().parents[2]
+ETHANOL = ROOT / "egno_md" / "examples" / "ethanol.xyz"
+
+
+@pytest.fixture(scope="module")
+def model() -> ESCNMD:
+    torch.manual_seed(0)
+    small = {"channels": 8, "hidden_channels": 8, "radial_hidden": 16, "cutoff_A": 4.0}
+    return ESCNMD([1, 8, 29], **small).double()
+
+
+@pytest.fixture(scope="module")
+def trained() -> ESCNCalculator:
+    return ESCNCalculator("ethanol-escn", dtype="float64")
+
+
+def crystal(seed: int = 1) -> Atoms:
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_cell(atoms.cell @ (np.eye(3) + [[0, 0.05, 0], [0, 0, 0.02], [0, 0, 0.03]]), True)
+    atoms.rattle(0.1, seed=seed)
+    return atoms
+
+
+def ethanol(stdev: float = 0.03) -> Atoms:
+    atoms = ase.io.read(ETHANOL)
+    atoms.rattle(stdev, seed=2)
+    return atoms
+
+
+def counted(calculator: PotentialCalculator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the evaluations that happen from now on."""
+    calls: list[str] = []
+    for name in ("evaluate", "atom_energies"):
+        inner = getattr(calculator.potential, name)
+
+        def call(*args, inner=inner, name=name, **options):
+            calls.append(name)
+            return inner(*args, **options)
+
+        monkeypatch.setattr(calculator.potential, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("pbc", [True, (True, True, False)])
+def test_forces_and_stress_are_slopes_of_the_energy(model, pbc) -> None:
+    atoms = crystal() if pbc is True else fcc111("Cu", (1, 2, 2), vacuum=3.0)
+    atoms.set_pbc(pbc)
+    atoms.rattle(0.05, seed=3)
+    atoms.calc = ESCNCalculator(model)
+    forces, stress = atoms.get_forces(), atoms.get_stress()
+    assert np.abs(forces).max() > 1e-3
+    assert np.abs(stress).max() > 1e-5
+    numerical = calculate_numerical_forces(atoms, eps=1e-3)
+    np.testing.assert_allclose(forces, numerical, rtol=0, atol=1e-6)
+    numerical = calculate_numerical_stress(atoms, eps=1e-4)
+    np.testing.assert_allclose(stress, numerical, rtol=1e-5, atol=1e-8)
+
+
+def test_stress_is_the_slope_of_an_equation_of_state(model) -> None:
+    atoms = crystal()
+    atoms.calc = ESCNCalculator(model)
+    pressure = -atoms.get_stress()[:3].sum() / 3
+    cell, volumes, energies = atoms.cell.copy(), [], []
+    for scale in (0.9995, 1.0005):
+        atoms.set_cell(cell * scale, scale_atoms=True)
+        volumes.append(atoms.get_volume())
+        energies.append(atoms.get_potential_energy())
+    slope = (energies[1] - energies[0]) / (volumes[1] - volumes[0])
+    assert pressure == pytest.approx(-slope, rel=1e-4)
+
+
+def test_energies(model) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+    atoms.calc = ESCNCalculator(model)
+    energies, energy = atoms.get_potential_energies(), atoms.get_potential_energy()
+    assert energies.sum() == pytest.approx(energy, abs=1e-8)
+    np.testing.assert_allclose(energies, energies[0], rtol=1e-8)
+    assert atoms.get_potential_energy(force_consistent=True) == energy
+    atoms.rattle(0.1, seed=1)
+    apart = atoms.get_potential_energies()
+    assert len(set(np.round(apart, 8))) == len(atoms)
+    assert apart.sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
+    atoms.get_forces()
+    np.testing.assert_allclose(atoms.get_potential_energies(), apart, rtol=0, atol=1e-12)
+
+
+def test_only_what_is_asked_for_is_computed_and_kept(model, monkeypatch) -> None:
+    atoms = crystal()
+    atoms.calc = ESCNCalculator(model)
+    calls = counted(atoms.calc, monkeypatch)
+    atoms.get_potential_energy()
+    atoms.get_potential_energies()
+    assert calls == ["atom_energies"]
+    atoms.get_forces()
+    atoms.get_stress()
+    atoms.get_potential_energy(force_consistent=True)
+    assert calls == ["atom_energies", "evaluate"]
+    # Neither momenta nor masses change what a potential says.
+    thermalize_momenta(atoms, 300.0, rng=np.random.default_rng(1))
+    atoms.set_masses([60.0] * len(atoms))
+    atoms.get_forces()
+    assert len(calls) == 2
+    atoms.positions[0, 0] += 1e-6
+    atoms.get_forces()
+    atoms.set_cell(atoms.cell * 1.001)
+    atoms.get_forces()
+    atoms.numbers[0] = 8
+    atoms.get_forces()
+    atoms.set_pbc(False)
+    atoms.get_forces()
+    assert calls[2:] == ["evaluate"] * 4
+
+
+def test_results_do_not_depend_on_what_was_computed_before(model) -> None:
+    calculator, water = ESCNCalculator(model), molecule("H2O")
+    for atoms in (crystal(), water, crystal(4), water):
+        atoms.calc = calculator
+        forces = atoms.get_forces()
+        atoms.calc = ESCNCalculator(model, skin_A=None)
+        np.testing.assert_allclose(atoms.get_forces(), forces, rtol=0, atol=1e-12)
+
+
+def test_neighbours_are_reused_while_atoms_move_little(model) -> None:
+    atoms = crystal()
+    atoms.calc = ESCNCalculator(model, skin_A=0.5)
+    for seed in range(4):
+        atoms.rattle(0.01, seed=seed)
+        atoms.get_forces()
+    assert atoms.calc.potential.neighbours.n_searches == 1
+    atoms.positions[0] += 0.3
+    atoms.get_forces()
+    assert atoms.calc.potential.neighbours.n_searches == 2
+
+
+def broken(**changes) -> Atoms:
+    atoms = crystal()
+    for name, value in changes.items():
+        if name in ("info", "arrays"):
+            getattr(atoms, name).update(value)
+        elif name == "x":
+            atoms.positions[1, 2] = value
+        else:
+            setattr(atoms, name, value)
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (broken(info={"charge": 1}), "total charge of 1"),
+        (broken(info={"spin": 3}), "spin multiplicity of 3"),
+        (broken(arrays={"initial_charges": np.array([1.0, 0, 0, 0])}), "total charge of 1"),
+        (broken(arrays={"initial_magmoms": np.array([2.0, 0, 0, 0])}), "magnetic moments up to 2"),
+        (broken(numbers=[29, 29, 79, 29]), r"atom 2 is Au \(Z = 79\).*knows only H, O, Cu"),
+        (broken(numbers=[29, 0, 29, 29]), "atom 1 has the unknown element 'X'"),
+        (broken(x=np.nan), r"position of atom 1 \(replica 0, z\) is nan"),
+        (broken(x=np.inf), r"position of atom 1 \(replica 0, z\) is inf"),
+        (broken(cell=np.zeros((3, 3))), "cell vector a is zero"),
+        (broken(cell=[[4, 0, 0], [8, 0, 0], [0, 0, 4]]), "span no volume"),
+        (broken(cell=np.diag([4, np.nan, 4])), "cell has a number that is not finite"),
+        (broken(cell=np.diag([4, 4, 0.1])), "cell vector c is 0.1 Å long"),
+        (broken(cell=np.diag([4, 4, 0.4])), "0.4 Å thick along its periodic vector c"),
+        (Atoms("Cu2", positions=[[0, 0, 0]] * 2), "atoms 0 and 1 .* are 0 Å apart"),
+        (Atoms(), "holds no atoms"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_computed_is_refused_by_name(model, atoms, message) -> None:
+    atoms.calc = ESCNCalculator(model)
+    for ask in (atoms.get_potential_energy, atoms.get_forces):
+        with pytest.raises(ValueError, match=message):
+            ask()
+    assert atoms.calc.results == {}
+
+
+def test_a_charge_given_later_is_refused_too(model) -> None:
+    atoms = crystal()
+    atoms.calc = ESCNCalculator(model)
+    atoms.get_forces()
+    atoms.info["charge"] = -1
+    with pytest.raises(ValueError, match="total charge of -1"):
+        atoms.get_forces()
+    del atoms.info["charge"]
+    assert np.isfinite(atoms.get_forces()).all()
+
+
+def test_options_are_checked(model) -> None:
+    for options, message in (
+        ({"device": "gpu"}, "device is 'gpu'"),
+        ({"device": "cuda:99"}, "'cuda:99' is not there"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+        ({"n_threads": 0}, "n_threads is 0"),
+        ({"skin_A": -1.0}, "skin_A is -1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ESCNCalculator(model, **options)
+    with pytest.raises(ValueError, match="setting 'charge'"):
+        ESCNCalculator(model).set(charge=1)
+    with pytest.raises(FileNotFoundError, match="no-such"):
+        ESCNCalculator("no-such")
+    with pytest.raises(ValueError, match="egno"):
+        ESCNCalculator("ethanol-egno")
+
+
+def test_threads_are_set_while_it_computes_and_put_back(model, monkeypatch) -> None:
+    atoms, seen = crystal(), []
+    atoms.calc = ESCNCalculator(model, n_threads=2)
+
+    def evaluate(state, virial=False):
+        seen.append(torch.get_num_threads())
+        return EnergyForces(torch.zeros(1), torch.zeros_like(state.positions))
+
+    monkeypatch.setattr(atoms.calc.potential, "evaluate", evaluate)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        atoms.get_forces()
+        assert seen == [2]
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_narrow_and_wide_numbers_agree(model) -> None:
+    found = []
+    for dtype in ("float32", "float64"):
+        atoms = crystal()
+        atoms.calc = ESCNCalculator(model, dtype=dtype)
+        found.append(atoms.get_forces())
+        assert found[-1].dtype == np.float64
+    assert not np.array_equal(*found)
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
+
+
+def test_forces_that_are_no_slope_have_no_stress_and_no_free_energy() -> None:
+    class Direct:
+        """The interface of a published eSCN, without its cost."""
+
+        conservative = False
+
+        def evaluate(self, state, virial=False):
+            assert not virial
+            return EnergyForces(self.energies(state), torch.ones_like(state.positions))
+
+        def energies(self, state):
+            return state.positions.sum((1, 2))
+
+    assert not DirectForcePotential.conservative
+    atoms = crystal()
+    atoms.calc = PotentialCalculator(Direct())
+    assert set(atoms.calc.implemented_properties) == {"energy", "forces"}
+    assert atoms.get_forces().shape == (4, 3)
+    for ask in (atoms.get_stress, atoms.get_potential_energies):
+        with pytest.raises(PropertyNotImplementedError):
+            ask()
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_potential_energy(force_consistent=True)
+
+
+def test_a_molecule_without_a_cell_has_no_stress(model) -> None:
+    atoms = molecule("H2O")
+    atoms.calc = ESCNCalculator(model)
+    with pytest.raises((PropertyNotImplementedError, ValueError)):
+        atoms.get_stress()
+    assert "stress" not in atoms.calc.results
+
+
+@pytest.mark.parametrize("optimiser", [BFGS, FIRE, LBFGS])
+def test_optimisers_end_in_one_minimum(trained, optimiser) -> None:
+    atoms = ethanol()
+    atoms.calc = trained
+    with optimiser(atoms, logfile=None) as opt:
+        assert opt.run(fmax=0.1, steps=100)
+    assert np.linalg.norm(atoms.get_forces(), axis=1).max() <= 0.1
+    assert atoms.get_distance(0, 1) == pytest.approx(1.52, abs=0.06)
+
+
+def test_cells_relax(model) -> None:
+    atoms = crystal()
+    atoms.calc = ESCNCalculator(model)
+    before = atoms.get_potential_energy()
+    with BFGS(FrechetCellFilter(atoms), logfile=None) as opt:
+        opt.run(fmax=1e-3, steps=5)
+    assert atoms.get_potential_energy() < before
+
+
+@pytest.mark.slow
+def test_vibrations(trained, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    atoms = ethanol(0.0)
+    atoms.calc = trained
+    with BFGS(atoms, logfile=None) as opt:
+        opt.run(fmax=0.003, steps=200)
+    vibrations = Vibrations(atoms)
+    vibrations.run()
+    waves = vibrations.get_frequencies()
+    stretches = np.sort(waves.real)[-6:]
+    # The O-H and five C-H stretches of ethanol, 1/cm; at rest six modes have no frequency.
+    assert stretches[0] > 2800
+    assert 3500 < stretches[-1] < 4000
+    assert np.abs(waves[:6]).max() < 100
+
+
+def test_bands_share_one_calculator(trained) -> None:
+    first, last = ethanol(0.0), ethanol(0.0)
+    last.positions[8] = first.positions[1] + [0.9, 0.9, 0.3]
+    images = [first, *(first.copy() for _ in range(2)), last]
+    for image in images:
+        image.calc = trained
+    band = NEB(images, allow_shared_calculator=True, method="improvedtangent")
+    band.interpolate()
+    with FIRE(band, logfile=None) as opt:
+        opt.run(fmax=0.01, steps=2)
+    energies = [image.get_potential_energy() for image in images]
+    assert len({round(e, 6) for e in energies}) == 4
+
+
+def test_fixed_atoms_and_bonds_stay(trained) -> None:
+    atoms = ethanol()
+    atoms.set_constraint([FixAtoms([0, 3]), FixBondLength(1, 2)])
+    atoms.calc = trained
+    before, length = atoms.positions.copy(), atoms.get_distance(1, 2)
+    assert not atoms.get_forces()[[0, 3]].any()
+    with BFGS(atoms, logfile=None) as opt:
+        opt.run(fmax=0.1, steps=10)
+    np.testing.assert_array_equal(atoms.positions[[0, 3]], before[[0, 3]])
+    assert atoms.get_distance(1, 2) == pytest.approx(length, abs=1e-6)
+    assert np.abs(atoms.positions - before).max() > 1e-3
+
+
+def test_dynamics_conserve_energy_to_second_order(trained) -> None:
+    spreads = []
+    for timestep in (0.5, 0.25):
+        atoms = ethanol(0.0)
+        thermalize_momenta(atoms, 300.0, rng=np.random.default_rng(3))
+        atoms.calc = trained
+        energies = []
+        with VelocityVerlet(atoms, timestep * units.fs) as dyn:
+            dyn.attach(lambda a=atoms, e=energies: e.append(a.get_total_energy()))
+            dyn.run(round(8 / timestep))
+        spreads.append(np.ptp(energies))
+    assert spreads[0] < 0.02
+    assert spreads[0] / spreads[1] == pytest.approx(4.0, rel=0.3)
+
+
+def test_other_drivers_run(trained) -> None:
+    atoms = ethanol()
+    thermalize_momenta(atoms, 300.0, rng=np.random.default_rng(3))
+    atoms.calc = trained
+    with Langevin(
+        atoms,
+        0.5 * units.fs,
+        temperature_K=300,
+        friction=0.01 / units.fs,
+        fixcm=False,
+        rng=np.random.default_rng(1),
+    ) as dyn:
+        dyn.run(5)
+    assert np.isfinite(atoms.get_total_energy())
+
+
+def test_trajectories_note_the_bundle(trained, tmp_path) -> None:
+    atoms = ethanol()
+    atoms.calc = trained
+    forces = atoms.get_forces()
+    atoms.write(tmp_path / "a.traj")
+    atoms.write(tmp_path / "a.extxyz")
+    for name in ("a.traj", "a.extxyz"):
+        back = ase.io.read(tmp_path / name)
+        np.testing.assert_allclose(back.get_forces(), forces, rtol=0, atol=1e-7)
+    assert ase.io.read(tmp_path / "a.traj").calc.name == "escn"
+    assert trained.todict()["bundle"] == "ethanol-escn"
+    assert trained.todict()["dtype"] == "float64"
+    assert len(trained.todict()["sha256"]) == 64
+
+
+def test_ase_knows_it_by_name() -> None:
+    assert ase_calculator.get_calculator_class("escn") is ESCNCalculator
+    assert "escn" in ase_calculator.names
+
+
+def test_the_plugin_of_ase_leads_to_it(monkeypatch) -> None:
+    plugins = pytest.importorskip("ase._4.plugins.plugin_collection")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ((name, value),) = project["entry-points"]["ase.plugins"].items()
+    entry = importlib.metadata.EntryPoint(name, value, "ase.plugins")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
+    (plugin,) = plugins.PluginCollection.from_entry_points().calculators
+    assert plugin.name == "escn"
+    assert plugin.implementation is ESCNCalculator
+
+
+def test_listing_plugins_brings_no_torch() -> None:
+    code = "import sys, egno_md.calculators.ase_plugin as p; print(len(p.__ase_plugins__)); "
+    code += "sys.exit('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+    assert found.stdout.strip() in (b"0", b"1")
