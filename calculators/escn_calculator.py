@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ase.calculators import calculator as ase_calculator
@@ -29,7 +29,13 @@ class ESCNCalculator(PotentialCalculator):
     """
 
     # What an eSCN for dynamics offers; ASE's tools look at the class.
-    implemented_properties = ("energy", "free_energy", "forces", "stress", "energies")
+    implemented_properties: ClassVar[list[str]] = [  # type: ignore[misc]
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+        "energies",
+    ]
 
     def __init__(
         self,
@@ -93,4 +99,4 @@ class ESCNCalculator(PotentialCalculator):
 
 if NAME not in ase_calculator.external_calculators:
     # From now on `ase.calculators.calculator.get_calculator_class("escn")` finds it.
-    ase_calculator.register_calculator_class(NAME, ESCNCalculator)
+    ase_calculator.register_calculator_class(NAME, ESCNCalculator)  # type: ignore[no-untyped-call]

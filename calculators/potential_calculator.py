@@ -24,7 +24,7 @@ from egno_md.state import Molecule, State
 _ENERGIES = frozenset(("energy", "free_energy", "energies"))
 
 
-class PotentialCalculator(Calculator):  # type: ignore[misc]
+class PotentialCalculator(Calculator):
     """Energies, forces and where the potential has them stress and energies of atoms.
 
     Asked for an energy it computes no more than that; asked for forces it computes everything
@@ -43,7 +43,7 @@ class PotentialCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ValueError: if there are no threads.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.potential = potential
         self.n_threads = checked_threads(n_threads)
         conservative = bool(getattr(potential, "conservative", True))
@@ -60,7 +60,7 @@ class PotentialCalculator(Calculator):  # type: ignore[misc]
         ]
         self._molecule: Molecule | None = None
 
-    def set(self, **settings: Any) -> dict[str, Any]:
+    def set(self, **settings: object) -> dict[str, Any]:
         """Refuse settings: they are given once, when the calculator is made.
 
         Raises:
@@ -75,7 +75,7 @@ class PotentialCalculator(Calculator):  # type: ignore[misc]
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Say what has changed, a charge or spin in `atoms.info` included."""
-        changes: list[str] = super().check_state(atoms, tol)
+        changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
         if not changes:
             try:
                 refuse_charge_and_spin(atoms)
@@ -99,18 +99,19 @@ class PotentialCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ValueError: naming the atom, number or cell vector that is wrong, or the charge.
         """
-        super().calculate(atoms, list(properties), list(system_changes))
+        super().calculate(atoms, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
+        now: Any = self.atoms
         try:
-            state = self._state(self.atoms)
+            state = self._state(now)
         except ValueError as error:
             raise ValueError(f"these atoms cannot be computed: {error}") from None
         with threads(self.n_threads):
             if set(properties) <= _ENERGIES:
                 self.results = self._energies(state)
                 return
-            virial = self._has_virial and self.atoms.cell.rank == 3
+            virial = self._has_virial and now.cell.rank == 3
             found = self._evaluate(state, virial)
-        self.results = self._named(found, float(self.atoms.get_volume()) if virial else None)
+        self.results = self._named(found, float(now.get_volume()) if virial else None)
 
     def _state(self, atoms: Atoms) -> State:
         """Check the atoms; the molecule is kept as long as elements and periodicity are."""
@@ -147,7 +148,7 @@ class PotentialCalculator(Calculator):  # type: ignore[misc]
             results["energies"] = found.atom_energies[0].cpu().numpy()
         if found.virial is not None and volume is not None:
             stress = -found.virial[0].double().cpu().numpy() / volume
-            results["stress"] = full_3x3_to_voigt_6_stress(stress)
+            results["stress"] = full_3x3_to_voigt_6_stress(stress)  # type: ignore[no-untyped-call]
         return self._with_energy(results, float(found.energy[0]))
 
     def _with_energy(self, results: dict[str, Any], energy: float) -> dict[str, Any]:

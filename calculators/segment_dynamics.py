@@ -40,7 +40,7 @@ from egno_md.units import BOLTZMANN_EV_PER_K, FS_PER_ASE_TIME
 _FRAMES = ("times_fs", "positions", "velocities", "made_by", "potential_energies")
 
 
-class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
+class SegmentDynamics(MolecularDynamics):
     """`SegmentDynamics(atoms, "ethanol-egno", temperature_K=300).run(1000)`: 1000 frames.
 
     A segment is made in one go and handed out frame by frame, so that whatever works with a
@@ -72,10 +72,10 @@ class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
         dtype: str | torch.dtype | None = None,
         n_threads: int | None = None,
         record_forces: bool = True,
-        trajectory: Any = None,
+        trajectory: object = None,
         logfile: IO[str] | str | None = None,
         loginterval: int = 1,
-        **options: Any,
+        append_trajectory: bool = False,
     ) -> None:
         """Set up a run.
 
@@ -101,7 +101,7 @@ class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
             trajectory: as in `ase.md`.
             logfile: as in `ase.md`; without a calculator potential energies are nan.
             loginterval: as in `ase.md`.
-            **options: others of `ase.md`: append_trajectory, master, comm.
+            append_trajectory: as in `ase.md`: keep what is in the file, for a restart.
 
         Raises:
             FileNotFoundError: if there is no such bundle.
@@ -150,15 +150,15 @@ class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
         super().__init__(
             atoms,
             self.propagator.frame_interval_fs * units.fs,
-            trajectory,
+            trajectory,  # type: ignore[arg-type]
             None,
             loginterval,
-            **options,
+            append_trajectory=append_trajectory,
         )
         self._put(moving.positions[0], v[0])
         if logfile:
             logger = _Logger(dyn=self, atoms=atoms, logfile=logfile, comm=self.comm)
-            self.attach(self.closelater(logger), loginterval)
+            self.attach(self.closelater(logger), loginterval)  # type: ignore[no-untyped-call]
 
     @property
     def made_by(self) -> str:
@@ -186,7 +186,7 @@ class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
         settings = {k: v for k, v in self._settings.items() if v is not None}
         frames = {"frame_interval_fs": self.propagator.frame_interval_fs}
         frames["frames_per_segment"] = self.propagator.n_frames
-        return {**super().todict(), **frames, **settings}
+        return {**super().todict(), **frames, **settings}  # type: ignore[no-untyped-call]
 
     def step(self, forces: object = None) -> None:
         """Move on by one frame.
@@ -236,13 +236,13 @@ class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
         if held:
             self._positions[held] = torch.from_numpy(self.atoms.positions[held])
             self._velocities[held] = 0.0
-        self.atoms.set_positions(self._positions.numpy(), apply_constraint=self._held.centre)
+        self.atoms.set_positions(self._positions.numpy(), apply_constraint=self._held.centre)  # type: ignore[no-untyped-call]
         if self._held.centre:
             self._positions = torch.from_numpy(self.atoms.positions.copy())
         momenta = self._velocities.numpy() * (self._masses[:, None] * FS_PER_ASE_TIME)
-        self.atoms.set_momenta(momenta, apply_constraint=False)
+        self.atoms.set_momenta(momenta, apply_constraint=False)  # type: ignore[no-untyped-call]
         cell = self.atoms.cell.array.copy()
-        self._given = (self.atoms.positions.copy(), self.atoms.get_momenta(), cell)
+        self._given = (self.atoms.positions.copy(), self.atoms.get_momenta(), cell)  # type: ignore[no-untyped-call]
 
     def _edited(self) -> bool:
         """Whether somebody changed the atoms since they got their last frame."""
@@ -250,7 +250,7 @@ class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
         now = self.atoms
         return not (
             np.array_equal(now.positions, x)
-            and np.array_equal(now.get_momenta(), p)
+            and np.array_equal(now.get_momenta(), p)  # type: ignore[no-untyped-call]
             and np.array_equal(now.cell.array, cell)
         )
 
@@ -274,9 +274,9 @@ class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
         if self.atoms.calc is None or not self._observer_due():
             return
         if self._record_forces and "forces" in self.atoms.calc.implemented_properties:
-            self.atoms.get_forces()
+            self.atoms.get_forces()  # type: ignore[no-untyped-call]
         # From the same evaluation where there was one.
-        self.atoms.get_potential_energy()
+        self.atoms.get_potential_energy()  # type: ignore[no-untyped-call]
 
     def _observer_due(self) -> bool:
         return any(
@@ -333,22 +333,23 @@ class SegmentDynamics(MolecularDynamics):  # type: ignore[misc]
                 self._bath.degrees_of_freedom = int(record["degrees_of_freedom"])
         self.degrees_of_freedom = int(record["degrees_of_freedom"])
         self.nsteps = int(record["nsteps"])
-        self.atoms.set_cell(record["cell"].numpy())
-        self.atoms.set_positions(record["positions"].numpy(), apply_constraint=False)
+        self.atoms.set_cell(record["cell"].numpy())  # type: ignore[no-untyped-call]
+        self.atoms.set_positions(record["positions"].numpy(), apply_constraint=False)  # type: ignore[no-untyped-call]
         self._put(record["positions"], record["velocities"])
         self._made_by = MadeBy(int(record["made_by"]))
         frames = taken_from("segment", record)
         self._segment, self._next = None, 0
         if frames:
             cell = state_from_atoms(self.atoms, self.molecule).cell
-            self._segment = Segment(self.molecule, cell=cell, **frames)
+            times, x, v, made_by, energies = (frames[name] for name in _FRAMES)
+            self._segment = Segment(self.molecule, times, x, v, made_by, energies, cell)
 
 
-class _Logger(MDLogger):  # type: ignore[misc]
+class _Logger(MDLogger):
     """ASE's logger, that also works without a calculator."""
 
     def _potential_energy(self) -> float:
-        return float("nan") if self.atoms.calc is None else float(super()._potential_energy())
+        return float("nan") if self.atoms.calc is None else float(super()._potential_energy())  # type: ignore[no-untyped-call]
 
 
 def _checked_start(atoms: Atoms, bonds: Sequence[tuple[int, int]] | Tensor | None) -> State:

@@ -49,7 +49,7 @@ STABLE_TURN = 1.5
 _ROUNDS, _NUDGE_A = 12, 1e-3
 
 
-class SegmentForceCalculator(Calculator):  # type: ignore[misc]
+class SegmentForceCalculator(Calculator):
     """`atoms.calc = SegmentForceCalculator("ethanol-egno", span_fs=2.0)`.
 
     For `ase.md` with steps of `span_fs`, or for optimisers, which want an energy, too: it comes
@@ -85,7 +85,7 @@ class SegmentForceCalculator(Calculator):  # type: ignore[misc]
             FileNotFoundError: if there is no such bundle.
             ValueError: if an option is out of range.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if span_fs is not None and not 0.0 < span_fs < float("inf"):
             raise ValueError(f"span_fs is {span_fs}; it must be a positive number of fs")
         self._maker, self._given_span_fs, self._bonds = propagator, span_fs, bonds
@@ -114,7 +114,9 @@ class SegmentForceCalculator(Calculator):  # type: ignore[misc]
             raise ValueError("the span is that of a bundle not read yet: ask for forces first")
         return maker.frame_interval_fs
 
-    def get_property(self, name: str, atoms: Atoms | None = None, *args: Any, **kw: Any) -> Any:
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> object:
         """Return a result, or say why there is none.
 
         Raises:
@@ -125,7 +127,7 @@ class SegmentForceCalculator(Calculator):  # type: ignore[misc]
                 "the force of a segment has no energy; give SegmentForceCalculator a companion: "
                 "potential=ESCNCalculator(...)"
             )
-        return super().get_property(name, atoms, *args, **kw)
+        return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]
 
     def calculate(
         self,
@@ -143,19 +145,20 @@ class SegmentForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ValueError: naming the atom, number or cell vector that is wrong.
         """
-        super().calculate(atoms, list(properties), list(system_changes))
+        super().calculate(atoms, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
+        now: Any = self.atoms
         kept = {} if system_changes else dict(self.results)
         if "energy" in properties and self._companion is not None:
-            kept["energy"] = self._companion.get_property("energy", self.atoms)
+            kept["energy"] = self._companion.get_property("energy", now)  # type: ignore[no-untyped-call]
         if "forces" in properties:
-            kept["forces"] = self._forces()
+            kept["forces"] = self._forces(now)
         self.results = kept
 
-    def _forces(self) -> np.ndarray:
+    def _forces(self, atoms: Atoms) -> np.ndarray:
         """Forces, `(n_atoms, 3)` eV/Å."""
         try:
-            refuse_charge_and_spin(self.atoms)
-            state = state_from_atoms(self.atoms, self._known(), at_rest=True)
+            refuse_charge_and_spin(atoms)
+            state = state_from_atoms(atoms, self._known(atoms), at_rest=True)
         except ValueError as error:
             raise ValueError(f"these atoms cannot be computed: {error}") from None
         with threads(self.n_threads):
@@ -172,9 +175,9 @@ class SegmentForceCalculator(Calculator):  # type: ignore[misc]
         found: np.ndarray = forces.numpy()
         return found
 
-    def _known(self) -> Molecule:
+    def _known(self, atoms: Atoms) -> Molecule:
         """The molecule; new atoms want a new propagator."""
-        known = molecule_from_atoms(self.atoms)
+        known = molecule_from_atoms(atoms)
         old = self._molecule
         if (
             old is None
@@ -182,7 +185,7 @@ class SegmentForceCalculator(Calculator):  # type: ignore[misc]
             or not torch.equal(old.masses, known.masses)
             or old.pbc != known.pbc
         ):
-            at_rest = state_from_atoms(self.atoms, known, at_rest=True)
+            at_rest = state_from_atoms(atoms, known, at_rest=True)
             cell = None if at_rest.cell is None else at_rest.cell[0]
             x = at_rest.positions[0]
             bonds = (

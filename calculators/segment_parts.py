@@ -176,4 +176,5 @@ def bath_between(
 def bond_list(bonds: Sequence[tuple[int, int]] | Tensor) -> Tensor:
     """Return bonds as a molecule wants them, `(n_bonds, 2)`, pairs i < j, sorted."""
     pairs = torch.as_tensor(bonds, dtype=torch.int64).reshape(-1, 2)
-    return torch.unique(pairs.sort(1).values, dim=0)
+    ordered: Tensor = torch.unique(pairs.sort(1).values, dim=0)
+    return ordered

@@ -36,7 +36,7 @@ def molecule_from_atoms(atoms: ase.Atoms) -> Molecule:
     if len(unknown):
         i = int(unknown[0])
         raise ValueError(f"atom {i} has the unknown element {str(atoms.symbols[i])!r}")
-    masses = np.asarray(atoms.get_masses(), dtype=np.float64)  # type: ignore[no-untyped-call]
+    masses = np.asarray(atoms.get_masses(), dtype=np.float64)
     weightless = np.flatnonzero(~(masses > 0))
     if len(weightless):
         i = int(weightless[0])
