@@ -129,6 +129,15 @@ class SegmentForceCalculator(Calculator):
             )
         return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Say what has changed, masses included: a segment depends on them."""
+        changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
+        if not changes and self.atoms is not None:
+            before = self.atoms.get_masses()  # type: ignore[no-untyped-call]
+            now = atoms.get_masses()  # type: ignore[no-untyped-call]
+            return [] if np.array_equal(before, now) else ["masses"]
+        return changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,
