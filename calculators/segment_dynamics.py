@@ -29,7 +29,7 @@ from egno_md.calculators.segment_parts import (
     potential_behind,
 )
 from egno_md.calculators.segment_restart import checked_record, read_record, write_record
-from egno_md.propagators.guarded import GuardedPropagator, GuardStatistics, finite_frames
+from egno_md.propagators.guarded import GuardedPropagator, GuardStatistics, finite_frames, leading
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Judge, Propagator
 from egno_md.segment import Event, MadeBy, Segment
@@ -51,6 +51,10 @@ class SegmentDynamics(MolecularDynamics):
     A calculator on the atoms is asked only where an observer or logger is due. With a guard and
     no calculator, the guard becomes the calculator.
     """
+
+    _segment: Segment | None
+    _next: int
+    _n_finite: int
 
     def __init__(
         self,
@@ -142,8 +146,7 @@ class SegmentDynamics(MolecularDynamics):
         )
         bath = None if self._bath is None else thermostat or "langevin"
         self._settings = {"temperature_K": temperature_K, "thermostat": bath}
-        self._segment: Segment | None = None
-        self._next = 0
+        self._take(None)
         self._made_by = MadeBy.GIVEN
         #: What guards did so far.
         self.events: list[Event] = []
@@ -195,10 +198,12 @@ class SegmentDynamics(MolecularDynamics):
             ValueError: if the frame is not finite, atoms were exchanged, constraints changed, or
                 as the propagator does. The atoms stay at the last good frame.
         """
-        if self._segment is None or self._next >= self._segment.n_frames or self._edited():
-            self._segment, self._next = self._planned(), 0
-        segment, k = self._segment, self._next
-        if not bool(finite_frames(segment.frames(slice(k, k + 1))).all()):
+        segment = self._segment
+        if segment is None or self._next >= segment.n_frames or self._edited():
+            segment = self._planned()
+            self._take(segment)
+        k = self._next
+        if k >= self._n_finite:
             raise ValueError(
                 f"frame {self.nsteps + 1} ({float(segment.times_fs[k]):g} fs) is not finite: the "
                 "propagator left what it was trained for; give a guard, or start elsewhere"
@@ -206,6 +211,11 @@ class SegmentDynamics(MolecularDynamics):
         self._put(segment.positions[0, k], segment.velocities[0, k])
         self._made_by = MadeBy(int(segment.made_by[0, k]))
         self._next = k + 1
+
+    def _take(self, segment: Segment | None) -> None:
+        """Hand out this segment from its first frame on."""
+        self._segment, self._next = segment, 0
+        self._n_finite = 0 if segment is None else int(leading(finite_frames(segment))[0])
 
     def _planned(self) -> Segment:
         """Let the bath act and make a segment."""
@@ -338,11 +348,11 @@ class SegmentDynamics(MolecularDynamics):
         self._put(record["positions"], record["velocities"])
         self._made_by = MadeBy(int(record["made_by"]))
         frames = taken_from("segment", record)
-        self._segment, self._next = None, 0
+        self._take(None)
         if frames:
             cell = state_from_atoms(self.atoms, self.molecule).cell
             times, x, v, made_by, energies = (frames[name] for name in _FRAMES)
-            self._segment = Segment(self.molecule, times, x, v, made_by, energies, cell)
+            self._take(Segment(self.molecule, times, x, v, made_by, energies, cell))
 
 
 class _Logger(MDLogger):

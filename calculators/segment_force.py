@@ -133,7 +133,7 @@ class SegmentForceCalculator(Calculator):
         """Say what has changed, masses included: a segment depends on them."""
         changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
         if not changes and self.atoms is not None:
-            before = self.atoms.get_masses()  # type: ignore[no-untyped-call]
+            before = self.atoms.get_masses()
             now = atoms.get_masses()  # type: ignore[no-untyped-call]
             return [] if np.array_equal(before, now) else ["masses"]
         return changes

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from egno_md.bundle import load_bundle as load_bundle
     from egno_md.bundle import save_bundle as save_bundle
     from egno_md.bundle_card import BundleCard as BundleCard
+    from egno_md.calculators.escn_calculator import ESCNCalculator as ESCNCalculator
+    from egno_md.calculators.segment_dynamics import SegmentDynamics as SegmentDynamics
+    from egno_md.calculators.segment_force import SegmentForceCalculator as SegmentForceCalculator
     from egno_md.config import RunConfig as RunConfig
     from egno_md.config import TrainConfig as TrainConfig
     from egno_md.data.structures import read_structure as read_structure
@@ -54,6 +57,9 @@ _HOMES: Final = {
     "load_bundle": "bundle",
     "save_bundle": "bundle",
     "BundleCard": "bundle_card",
+    "ESCNCalculator": "calculators.escn_calculator",
+    "SegmentDynamics": "calculators.segment_dynamics",
+    "SegmentForceCalculator": "calculators.segment_force",
     "RunConfig": "config",
     "TrainConfig": "config",
     "read_structure": "data.structures",
