@@ -134,7 +134,7 @@ class SegmentForceCalculator(Calculator):
         changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
         if not changes and self.atoms is not None:
             before = self.atoms.get_masses()
-            now = atoms.get_masses()  # type: ignore[no-untyped-call]
+            now = atoms.get_masses()
             return [] if np.array_equal(before, now) else ["masses"]
         return changes
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import importlib.metadata
+import pickle
 import subprocess
 import sys
 import tomllib
@@ -21,12 +23,14 @@ from ase.md import VelocityVerlet, thermalize_momenta
 from ase.md.langevin import Langevin
 from ase.mep import NEB
 from ase.optimize import BFGS, FIRE, LBFGS
+from ase.phonons import Phonons
 from ase.vibrations import Vibrations
 
+from egno_md.bundle import BundleCard, save_bundle
 from egno_md.calculators.escn_calculator import ESCNCalculator
 from egno_md.calculators.potential_calculator import PotentialCalculator
+from egno_md.models.escn import ESCN
 from egno_md.models.escn_md import ESCNMD
-from egno_md.propagators.direct_force_potential import DirectForcePotential
 from egno_md.roles import EnergyForces
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -227,6 +231,8 @@ def test_options_are_checked(model) -> None:
             ESCNCalculator(model, **options)
     with pytest.raises(ValueError, match="setting 'charge'"):
         ESCNCalculator(model).set(charge=1)
+    where = ESCNCalculator(model, device="auto").potential.device.type
+    assert where == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(FileNotFoundError, match="no-such"):
         ESCNCalculator("no-such")
     with pytest.raises(ValueError, match="egno"):
@@ -263,24 +269,21 @@ def test_narrow_and_wide_numbers_agree(model) -> None:
     np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
 
 
-def test_forces_that_are_no_slope_have_no_stress_and_no_free_energy() -> None:
-    class Direct:
-        """The interface of a published eSCN, without its cost."""
-
-        conservative = False
-
-        def evaluate(self, state, virial=False):
-            assert not virial
-            return EnergyForces(self.energies(state), torch.ones_like(state.positions))
-
-        def energies(self, state):
-            return state.positions.sum((1, 2))
-
-    assert not DirectForcePotential.conservative
+def test_forces_that_are_no_slope_have_no_stress_and_no_free_energy(tmp_path) -> None:
+    torch.manual_seed(0)
+    few = {"n_layers": 1, "channels": 4, "hidden_channels": 4, "edge_channels": 4, "n_elements": 30}
+    published = ESCN(max_degree=1, max_order=1, n_gaussians=8, cutoff_A=3.0, **few)
+    known = {"kind": "escn", "elements": list(published.elements), "cutoff_A": 3.0}
+    card = BundleCard(
+        name="small", architecture=published.architecture(), training={}, held_out={}, **known
+    )
     atoms = crystal()
-    atoms.calc = PotentialCalculator(Direct())
+    atoms.calc = ESCNCalculator(
+        save_bundle(tmp_path / "small.bundle", card, published.state_dict())
+    )
     assert set(atoms.calc.implemented_properties) == {"energy", "forces"}
     assert atoms.get_forces().shape == (4, 3)
+    assert np.isfinite(atoms.get_potential_energy())
     for ask in (atoms.get_stress, atoms.get_potential_energies):
         with pytest.raises(PropertyNotImplementedError):
             ask()
@@ -330,6 +333,25 @@ def test_vibrations(trained, tmp_path, monkeypatch) -> None:
     assert stretches[0] > 2800
     assert 3500 < stretches[-1] < 4000
     assert np.abs(waves[:6]).max() < 100
+
+
+def test_phonons_of_a_crystal(model, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    phonons = Phonons(bulk("Cu", a=3.6), ESCNCalculator(model), supercell=(2, 2, 2), delta=0.02)
+    phonons.run()
+    phonons.read(acoustic=True)
+    squares = np.sign(waves := phonons.band_structure([[0, 0, 0], [0.5, 0, 0.5]])) * waves**2
+    # At the centre of the zone the crystal moves as a whole; elsewhere it does not.
+    assert np.abs(squares[0]).max() < 1e-3 * np.abs(squares[1]).max()
+
+
+def test_copies_and_pickles_say_the_same(model) -> None:
+    atoms = crystal()
+    first = ESCNCalculator(model)
+    forces = first.get_forces(atoms)
+    for other in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
+        other.reset()
+        np.testing.assert_array_equal(other.get_forces(atoms), forces)
 
 
 def test_bands_share_one_calculator(trained) -> None:
