@@ -8,12 +8,11 @@ import pytest
 import torch
 from ase import Atoms, units
 from ase.build import bulk
-from ase.calculators.calculator import compare_atoms
-from ase.constraints import FixAtoms, FixBondLength, FixCom, Hookean
+from ase.constraints import FixAtoms
 from ase.filters import UnitCellFilter
 from ase.io import Trajectory
 from ase.md import VelocityVerlet, thermalize_momenta
-from ase.md.velocitydistribution import Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary
 
 from egno_md.calculators.escn_calculator import ESCNCalculator
 from egno_md.calculators.potential_calculator import PotentialCalculator
@@ -93,68 +92,6 @@ def test_runs_may_be_cut_anywhere(bath) -> None:
     assert same(ends[0], other) is (not bath)
 
 
-# What follows is held against ase.test.md: the same tests with this driver.
-
-
-def test_run_twice() -> None:
-    with driver(some_atoms()) as dyn:
-        dyn.run(5)
-        dyn.run(5)
-    assert dyn.nsteps == dyn.max_steps == 10
-
-
-def test_irun_start() -> None:
-    start = some_atoms()
-    atoms = start.copy()
-    with driver(atoms) as dyn:
-        irun = dyn.irun(10)
-        next(irun)
-        assert not compare_atoms(start, atoms)
-        next(irun)
-        assert compare_atoms(start, atoms) == ["positions"]
-
-
-def test_irun_call_order(monkeypatch) -> None:
-    dyn, calls = driver(some_atoms()), []
-    for name in ("step", "_refresh_properties", "log", "call_observers"):
-        monkeypatch.setattr(dyn, name, lambda *args, name=name: calls.append(name))
-    list(dyn.irun(2))
-    after = ["_refresh_properties", "log", "call_observers"]
-    assert calls == after + (["step", *after]) * 2
-
-
-@pytest.mark.parametrize("interval", [1, 2])
-@pytest.mark.parametrize("bath", BATHS[:2])
-def test_log_and_trajectory_agree(interval, bath, tmp_path) -> None:
-    atoms, calculator = some_atoms(), PotentialCalculator(Tethers())
-    atoms.calc = calculator
-    log, trajectory = str(tmp_path / "md.log"), str(tmp_path / "md.traj")
-    files = {"logfile": log, "trajectory": trajectory, "loginterval": interval}
-    with driver(atoms, **bath, **files) as dyn:
-        dyn.run(5)
-        dyn.run(5)
-    lines = (tmp_path / "md.log").read_text().splitlines()[1:]
-    with Trajectory(trajectory) as frames:
-        assert len(lines) == len(frames) == 10 // interval + 1
-        for k, (frame, line) in enumerate(zip(frames, lines, strict=True)):
-            time_ps, total, potential, kinetic, kelvin = (float(word) for word in line.split())
-            assert time_ps == pytest.approx(0.002 * k * interval, abs=1e-4)
-            assert frame.get_potential_energy() == pytest.approx(potential, abs=1e-4)
-            assert frame.get_kinetic_energy() == pytest.approx(kinetic, abs=1e-4)
-            assert frame.get_total_energy() == pytest.approx(total, abs=2e-4)
-            assert frame.get_temperature() == pytest.approx(kelvin, abs=0.1)
-            assert frame.get_forces().shape == (3, 3)
-        if not bath:
-            totals = [frame.get_total_energy() for frame in frames]
-            assert np.ptp(totals) < 1e-9
-        description = frames.description
-    assert description["md-type"] == "SegmentDynamics"
-    assert description["frames_per_segment"] == 5
-    assert description.get("thermostat") == ("langevin" if bath else None)
-    # One evaluation with forces for every frame that was written, and no other.
-    assert calculator.potential.calls == 10 // interval + 1
-
-
 def test_nothing_is_computed_where_nobody_looks() -> None:
     atoms = some_atoms()
     atoms.calc = PotentialCalculator(Tethers())
@@ -200,88 +137,6 @@ def test_it_is_the_path_of_velocity_verlet() -> None:
         dyn.run(80)
     np.testing.assert_allclose(ours.positions, theirs.positions, rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours.get_momenta(), theirs.get_momenta(), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("bath", BATHS)
-def test_fixed_atoms_stay_and_the_others_feel_them(bath) -> None:
-    atoms = some_atoms(4)
-    atoms.set_constraint(FixAtoms([1, -1]))
-    free = some_atoms(4)
-    dyn = driver(atoms, **bath)
-    dyn.run(12)
-    np.testing.assert_array_equal(atoms.positions[[1, 3]], free.positions[[1, 3]])
-    assert not atoms.get_momenta()[[1, 3]].any()
-    assert dyn.degrees_of_freedom == 6
-    if not bath:
-        x, v = exact(free, 24.0)
-        np.testing.assert_allclose(atoms.positions[[0, 2]], x[[0, 2]], rtol=0, atol=1e-13)
-        np.testing.assert_allclose(atoms.get_velocities()[[0, 2]], v[[0, 2]], rtol=1e-10)
-
-
-def test_the_centre_of_mass_stays_under_any_bath() -> None:
-    atoms = some_atoms(4)
-    atoms.set_constraint(FixCom())
-    Stationary(atoms)
-    centre = atoms.get_center_of_mass()
-    dyn = driver(atoms, Oscillators(springs=False), temperature_K=300.0)
-    dyn.run(20)
-    np.testing.assert_allclose(atoms.get_center_of_mass(), centre, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(atoms.get_momenta().sum(0), 0.0, atol=1e-12)
-    assert dyn.degrees_of_freedom == 9
-
-
-def test_constraints_that_segments_cannot_keep_are_refused_by_name() -> None:
-    for constraint, message in (
-        (FixBondLength(0, 1), "cannot keep the constraint FixBondLength"),
-        (Hookean(0, 1, 1.0, 5.0), "cannot keep the constraint Hookean"),
-        (FixAtoms([0, 1, 2]), "holds every atom"),
-        ([FixAtoms([0]), FixCom()], "exclude each other"),
-    ):
-        atoms = some_atoms()
-        atoms.set_constraint(constraint)
-        with pytest.raises(ValueError, match=message):
-            driver(atoms)
-
-
-def test_a_propagator_that_moves_held_atoms_is_refused() -> None:
-    class Pushing(Oscillators):
-        def moved(self, state, t):
-            x, v = super().moved(state, t)
-            return x + 0.01 * t, v
-
-    atoms = some_atoms()
-    atoms.set_constraint(FixAtoms([2]))
-    with pytest.raises(ValueError, match=r"moves atom 2, which FixAtoms holds, by 0\.173 Å"):
-        driver(atoms, Pushing()).run(1)
-
-
-@pytest.mark.parametrize(
-    ("options", "count"),
-    [
-        ({}, 12 - 6),
-        ({"temperature_K": 300.0, "thermostat": "bussi"}, 12 - 6),
-        ({"temperature_K": 300.0}, 12),
-        ({"temperature_K": 300.0, "thermostat": "andersen"}, 12),
-    ],
-)
-def test_degrees_of_freedom(options, count) -> None:
-    still = some_atoms(4)
-    Stationary(still)
-    ZeroRotation(still)
-    assert driver(still.copy(), **options).degrees_of_freedom == count
-    turning = some_atoms(4)
-    Stationary(turning)
-    less = 3 if count < 12 else 0
-    assert driver(turning, **options).degrees_of_freedom == 12 - less
-    assert driver(some_atoms(4), **options).degrees_of_freedom == 12
-    boxed = still.copy()
-    boxed.set_cell([20, 20, 20])
-    boxed.set_pbc(True)
-    assert driver(boxed, **options).degrees_of_freedom == 12 - less
-    dyn = driver(still, **options)
-    kinetic = still.get_kinetic_energy()
-    expected = 2 * kinetic / (count * units.kB)
-    assert dyn.temperature_K == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_guard_makes_bad_frames_again_and_gives_the_energies(tmp_path) -> None:
