@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from egno_md.bundle import load_bundle as load_bundle
     from egno_md.bundle import save_bundle as save_bundle
     from egno_md.bundle_card import BundleCard as BundleCard
+    from egno_md.calculators.escn_calculator import ESCNCalculator as ESCNCalculator
     from egno_md.calculators.openmm_force import openmm_force as openmm_force
+    from egno_md.calculators.segment_dynamics import SegmentDynamics as SegmentDynamics
+    from egno_md.calculators.segment_force import SegmentForceCalculator as SegmentForceCalculator
+    from egno_md.calculators.segment_simulation import SegmentSimulation as SegmentSimulation
     from egno_md.config import RunConfig as RunConfig
     from egno_md.config import TrainConfig as TrainConfig
     from egno_md.data.structures import read_structure as read_structure
@@ -56,6 +60,10 @@ _HOMES: Final = {
     "save_bundle": "bundle",
     "BundleCard": "bundle_card",
     "openmm_force": "calculators.openmm_force",
+    "ESCNCalculator": "calculators.escn_calculator",
+    "SegmentDynamics": "calculators.segment_dynamics",
+    "SegmentForceCalculator": "calculators.segment_force",
+    "SegmentSimulation": "calculators.segment_simulation",
     "RunConfig": "config",
     "TrainConfig": "config",
     "read_structure": "data.structures",

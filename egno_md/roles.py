@@ -23,11 +23,14 @@ class EnergyForces:
         energy: `(n_replicas,)` float64, eV.
         forces: `(n_replicas, n_atoms, 3)`, eV/Å, dtype of the positions.
         virial: `(n_replicas, 3, 3)`, eV, -dE/d(strain), or None when not asked for.
+        atom_energies: `(n_replicas, n_atoms)` float64, eV, whose sum is the energy, or None
+            where a potential has no such thing.
     """
 
     energy: Tensor
     forces: Tensor
     virial: Tensor | None = None
+    atom_energies: Tensor | None = None
 
 
 @runtime_checkable

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from egno_md.propagators.energy_judge import EnergyJudge
 from egno_md.propagators.guarded import finite_frames, leading
 from egno_md.roles import Verdict
 from egno_md.segment import Segment
 from egno_md.state import Molecule, State, temperature_K
-from egno_md.trajectories.energy_judge import EnergyJudge
 from egno_md.trajectories.nearest_images import half_thickness_A, nearest_images
 
 #: Share of the contact limit that holds where no bonds are listed.

@@ -15,6 +15,7 @@ from egno_md.bonds import constitution
 from egno_md.bundle import Bundle, load_bundle
 from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.classical import Langevin, VelocityVerlet
+from egno_md.propagators.energy_judge import EnergyJudge
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator, all_pairs_listed
@@ -22,7 +23,6 @@ from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import Judge, Potential, Propagator
 from egno_md.state import Molecule, State, maxwell_boltzmann
 from egno_md.trajectories.comparison import reference_bond_means
-from egno_md.trajectories.energy_judge import EnergyJudge
 from egno_md.trajectories.generate import frames_for
 from egno_md.trajectories.histograms import bond_lengths, nearest_in
 from egno_md.trajectories.judges import (

@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from egno_md.ase_atoms import (
+    SMALLEST_DISTANCE_A,
+    molecule_from_atoms,
+    refuse_charge_and_spin,
+    state_from_atoms,
+)
 from egno_md.bonds import close_pairs, guess_bonds
 from egno_md.state import Molecule, State
-from egno_md.units import FS_PER_ASE_TIME
 
 if TYPE_CHECKING:
     import ase
-
-#: Atoms closer than this overlap: the shortest bond there is, H-H, has 0.74 Å.
-SMALLEST_DISTANCE_A: Final = 0.3
 
 _PDB_SUFFIXES: Final = (".pdb", ".ent")
 
@@ -121,92 +123,12 @@ def _first_atom_named(file: Path, symbol: str) -> str:
 
 
 def _from_atoms(atoms: ase.Atoms) -> State:
-    """Turn ASE's atoms into a state."""
-    numbers = np.asarray(atoms.numbers)
-    symbols = tuple(str(symbol) for symbol in atoms.symbols)
-    unknown = np.flatnonzero((numbers < 1) | (numbers > 118))
-    if len(unknown):
-        i = int(unknown[0])
-        raise ValueError(f"atom {i} has the unknown element {symbols[i]!r}")
-    masses = np.asarray(atoms.get_masses())
-    weightless = np.flatnonzero(~(masses > 0))
-    if len(weightless):
-        i = int(weightless[0])
-        raise ValueError(f"atom {i} has mass {masses[i]} amu; it must be positive")
-    _refuse_charge_and_spin(atoms)
-    velocities = np.zeros((len(atoms), 3))
-    if "momenta" in atoms.arrays:
-        velocities = atoms.arrays["momenta"] / masses[:, None] / FS_PER_ASE_TIME
-    pbc = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
-    return _state(
-        numbers=numbers,
-        masses=masses,
-        labels=symbols,
-        names=(),
-        positions=np.asarray(atoms.positions),
-        velocities=velocities,
-        cell=_completed(np.asarray(atoms.cell.array), pbc) if any(pbc) else None,
-        pbc=pbc,
-    )
-
-
-def _refuse_charge_and_spin(atoms: ase.Atoms) -> None:
-    """Refuse a system that is not neutral with all electrons paired: no bundle knows another.
-
-    Looked at are the names that other packages use in the comment line of extended xyz files,
-    and ASE's initial charges and magnetic moments.
-    """
-    total = float(np.sum(atoms.get_initial_charges()))  # type: ignore[no-untyped-call]
-    for name in ("charge", "total_charge"):
-        total = float(atoms.info.get(name) or total)
-    if abs(total) > 1e-3:
-        raise ValueError(
-            f"it has a total charge of {total:g}; models here are trained for neutral systems, "
-            "so make it neutral, or take the charge out if it is a mistake"
-        )
-    unpaired = float(np.abs(atoms.get_initial_magnetic_moments()).max())  # type: ignore[no-untyped-call]
-    multiplicity = 1.0
-    for name in ("spin", "multiplicity", "spin_multiplicity"):
-        multiplicity = max(multiplicity, float(atoms.info.get(name) or 1.0))
-    if unpaired > 1e-3 or multiplicity > 1.0:
-        what = f"magnetic moments up to {unpaired:g}" if unpaired > 1e-3 else "a spin multiplicity"
-        what += "" if unpaired > 1e-3 else f" of {multiplicity:g}"
-        raise ValueError(
-            f"it has {what}; models here are trained for paired electrons, so take the spin out "
-            "if that is what you mean"
-        )
-
-
-def _completed(cell: np.ndarray, pbc: tuple[bool, bool, bool]) -> np.ndarray:
-    """Check periodic cell vectors; fill in missing ones of directions that are not periodic.
-
-    Args:
-        cell: `(3, 3)`, Å, rows are cell vectors.
-        pbc: periodic directions.
-
-    Raises:
-        ValueError: if a number is not finite, or the periodic vectors span no volume.
-    """
-    from ase.geometry.cell import complete_cell
-
-    if not np.isfinite(cell).all():
-        raise ValueError(f"its cell has a number that is not finite: {cell.tolist()}")
-    lengths = np.linalg.norm(cell, axis=1)
-    for axis, name in enumerate("abc"):
-        if pbc[axis] and lengths[axis] < 1e-6:
-            raise ValueError(
-                f"it is periodic along {name} (pbc {pbc}) but cell vector {name} is zero; give a "
-                "cell or set pbc to False"
-            )
-        if pbc[axis] and lengths[axis] < SMALLEST_DISTANCE_A:
-            raise ValueError(
-                f"its cell vector {name} is {lengths[axis]:.3g} Å long, so every atom overlaps "
-                "its own image; check the unit (Å)"
-            )
-    whole = np.asarray(complete_cell(cell))  # type: ignore[no-untyped-call]
-    if abs(np.linalg.det(whole)) < 1e-6 * np.prod(np.linalg.norm(whole, axis=1)):
-        raise ValueError(f"its cell vectors span no volume: {cell.tolist()}")
-    return whole
+    """Turn ASE's atoms into a state with bonds."""
+    molecule = molecule_from_atoms(atoms)
+    refuse_charge_and_spin(atoms)
+    # The state checks that all numbers are finite, before distances are taken of them.
+    state = state_from_atoms(atoms, molecule)
+    return _bonded(state, tuple(str(symbol) for symbol in atoms.symbols))
 
 
 def _read_pdb(file: Path) -> State:
@@ -235,16 +157,15 @@ def _read_pdb(file: Path) -> State:
     cell = None if vectors is None else np.asarray(vectors[0], dtype=np.float64) * 10.0
     if cell is not None and np.allclose(cell, np.eye(3), atol=1e-3):
         cell = None
-    return _state(
-        numbers=np.array([atom.element.atomic_number for atom in atoms]),
-        masses=None,
-        labels=tuple(str(atom) for atom in atoms),
-        names=tuple(atom.name for atom in atoms),
-        positions=positions,
-        velocities=np.zeros_like(positions),
-        cell=cell,
-        pbc=(cell is not None,) * 3,
+    pbc = (cell is not None,) * 3
+    numbers = torch.tensor([atom.element.atomic_number for atom in atoms], dtype=torch.int64)
+    names = tuple(atom.name for atom in atoms)
+    state = State.at_rest(
+        Molecule.from_numbers(numbers, names=names, pbc=(pbc[0], pbc[1], pbc[2])),
+        torch.from_numpy(positions),
+        cell=None if cell is None else torch.from_numpy(cell),
     )
+    return _bonded(state, tuple(str(atom) for atom in atoms))
 
 
 def _check_pdb_elements(file: Path) -> None:
@@ -264,27 +185,11 @@ def _check_pdb_elements(file: Path) -> None:
             index += 1
 
 
-def _state(
-    *,
-    numbers: np.ndarray,
-    masses: np.ndarray | None,
-    labels: tuple[str, ...],
-    names: tuple[str, ...],
-    positions: np.ndarray,
-    velocities: np.ndarray,
-    cell: np.ndarray | None,
-    pbc: tuple[bool, bool, bool],
-) -> State:
-    """Make the state, with bonds; masses of None are the standard ones."""
-    z = torch.as_tensor(numbers.astype(np.int64))
-    x = torch.as_tensor(positions.astype(np.float64))
-    v = torch.as_tensor(velocities.astype(np.float64))
-    box = None if cell is None else torch.as_tensor(cell.astype(np.float64))
-    plain = Molecule.from_numbers(z, names=names, pbc=pbc)
-    mass = plain.masses if masses is None else torch.as_tensor(masses.astype(np.float64))
-    # The state checks that all numbers are finite, before distances are taken of them.
-    State(plain, x[None], v[None], 0.0, None if box is None else box[None])
-    check_overlap(x, labels, cell=box, pbc=pbc)
-    bonds = guess_bonds(z, x, cell=box, pbc=pbc)
-    molecule = Molecule(z, mass, bonds, names, pbc)
-    return State(molecule, x[None], v[None], 0.0, None if box is None else box[None])
+def _bonded(state: State, labels: tuple[str, ...]) -> State:
+    """Refuse overlapping atoms and guess the bonds; labels name the atoms in messages."""
+    plain, x = state.molecule, state.positions[0]
+    cell = None if state.cell is None else state.cell[0]
+    check_overlap(x, labels, cell=cell, pbc=plain.pbc)
+    bonds = guess_bonds(plain.numbers, x, cell=cell, pbc=plain.pbc)
+    molecule = Molecule(plain.numbers, plain.masses, bonds, plain.names, plain.pbc)
+    return state.with_(molecule=molecule)

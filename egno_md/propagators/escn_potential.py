@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from egno_md.models.escn_md import ESCNMD
-from egno_md.models.neighbours import find_neighbours
+from egno_md.models.neighbours import Neighbours, find_neighbours
 from egno_md.propagators.memory import refuse_too_large
 from egno_md.roles import EnergyForces
 from egno_md.state import State
@@ -79,6 +79,8 @@ class ESCNPotential:
         self.model.edges_at_once, self.model.kept_bytes = EDGES_AT_ONCE, KEPT_BYTES
         self.device = torch.device(device)
         self.atoms_at_once = atoms_at_once
+        #: How neighbours are found: `find_neighbours`, or an object that remembers.
+        self.neighbours: Callable[..., Neighbours] = find_neighbours
 
     @classmethod
     def from_bundle(
@@ -120,16 +122,18 @@ class ESCNPotential:
                 without room, or a result that is not finite.
         """
         self._check_elements(state)
-        energies, forces, virials = [], [], []
+        energies, forces, virials, atoms = [], [], [], []
         for piece in self._pieces(state):
             # Works inside a caller's no_grad or inference_mode all the same.
             with torch.inference_mode(False), torch.enable_grad():
                 places = piece.positions.to(self.device).clone().requires_grad_()
                 strain = places.new_zeros((piece.n_replicas, 3, 3)).requires_grad_(virial)
-                energy = self._energy(piece, places, strain if virial else None)
+                atom = self._atom_energies(piece, places, strain if virial else None)
+                energy = _sums(atom)
                 wanted = (places, strain) if virial else (places,)
                 slopes = torch.autograd.grad(energy.sum(), wanted, allow_unused=True)
             energies.append(energy.detach())
+            atoms.append(atom.detach())
             forces.append(_negative(slopes[0], places))
             if virial:
                 virials.append(_negative(slopes[1], strain))
@@ -140,6 +144,7 @@ class ESCNPotential:
             energy=energy.to(home.device),
             forces=force.to(home),
             virial=torch.cat(virials).to(home.device, torch.float64) if virial else None,
+            atom_energies=torch.cat(atoms).to(home.device),
         )
 
     def energies(self, state: State) -> Tensor:
@@ -148,20 +153,28 @@ class ESCNPotential:
         Raises:
             ValueError: as `evaluate` does.
         """
+        return _sums(self.atom_energies(state))
+
+    def atom_energies(self, state: State) -> Tensor:
+        """Return the energy of every atom, `(n_replicas, n_atoms)` float64, eV.
+
+        Raises:
+            ValueError: as `evaluate` does.
+        """
         self._check_elements(state)
         with torch.no_grad():
             parts = [
-                self._energy(piece, piece.positions.to(self.device), None)
+                self._atom_energies(piece, piece.positions.to(self.device), None)
                 for piece in self._pieces(state)
             ]
-        energy = torch.cat(parts)
-        self._check_finite(energy, None)
-        return energy.to(state.positions.device)
+        atoms = torch.cat(parts)
+        self._check_finite(_sums(atoms), None)
+        return atoms.to(state.positions.device)
 
-    def _energy(self, state: State, places: Tensor, strain: Tensor | None) -> Tensor:
-        """Energies of a piece, `(n_replicas,)`, with a graph where `places` has one."""
+    def _atom_energies(self, state: State, places: Tensor, strain: Tensor | None) -> Tensor:
+        """Energies of the atoms of a piece, `(n_replicas, n_atoms)`, with a graph."""
         cell = None if state.cell is None else state.cell.to(self.device)
-        near = find_neighbours(places, self.model.cutoff_A, cell, state.molecule.pbc)
+        near = self.neighbours(places, self.model.cutoff_A, cell, state.molecule.pbc)
         n_nodes, n_edges = near.n_graphs * places.shape[1], near.edge_index.shape[1]
         if self.device.type == "cpu" and n_edges > _MANY_EDGES:
             needed = self.model.evaluation_bytes(n_nodes, n_edges)
@@ -173,10 +186,12 @@ class ESCNPotential:
             turned = symmetric.index_select(0, near.batch.index_select(0, near.edge_index[1]))
             shifts = shifts + torch.bmm(shifts[:, None], turned)[:, 0]
         numbers = state.molecule.numbers.to(self.device).repeat(near.n_graphs)
+        # Every atom is a graph of its own to the sum at the end, and to nothing else.
+        atom = torch.arange(n_nodes, device=near.batch.device)
         energy: Tensor = self.model(
-            places.reshape(-1, 3), numbers, near.edge_index, shifts, near.batch, near.n_graphs
+            places.reshape(-1, 3), numbers, near.edge_index, shifts, atom, n_nodes
         )
-        return energy
+        return energy.view(places.shape[:2])
 
     def _pieces(self, state: State) -> Iterator[State]:
         size = max(1, self.atoms_at_once // state.molecule.n_atoms)
@@ -212,6 +227,14 @@ class ESCNPotential:
                 f"the force on atom {i} (replica {r}) came out not finite; "
                 "the geometry is outside what the potential can describe"
             )
+
+
+def _sums(atom_energies: Tensor) -> Tensor:
+    """Energies of replicas, `(n_replicas,)`: atom after atom, so that no order is left open."""
+    n_replicas, n_atoms = atom_energies.shape
+    replica = torch.arange(n_replicas, device=atom_energies.device).repeat_interleave(n_atoms)
+    zeros = atom_energies.new_zeros(n_replicas)
+    return zeros.index_add(0, replica, atom_energies.reshape(-1))
 
 
 def _negative(slope: Tensor | None, like: Tensor) -> Tensor:

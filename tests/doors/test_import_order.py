@@ -16,6 +16,7 @@ LINE = [
     "bundle_card",
     "state",
     "bonds",
+    "ase_atoms",
     "segment",
     "roles",
     "models",

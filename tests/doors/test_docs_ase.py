@@ -1,0 +1,47 @@
+"""The examples of docs/ase.md run, one after the other, as a reader would."""
+
+import re
+import warnings
+from pathlib import Path
+
+import ase.io
+import pytest
+
+from egno_md.calculators.segment_force import STABLE_TURN
+from egno_md.models.neighbours import THINNEST_CELL_A
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "ase.md").read_text()
+
+
+def test_the_examples_run(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    assert len(blocks) == 4
+    (tmp_path / "egno_md").symlink_to(ROOT / "egno_md")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "ase.md", "exec"), names)
+    assert "network" in capsys.readouterr().out
+    times = [float(x.split()[0]) for x in Path("ethanol.log").read_text().splitlines()[1:]]
+    assert times == pytest.approx([0.04 * k for k in range(7)])
+    frames = ase.io.read("ethanol.traj", ":")
+    assert all("forces" in frame.calc.results for frame in frames)
+    assert names["resumed"].nsteps == 80
+
+
+def test_numbers_on_the_page_are_those_of_the_code():
+    assert f"thinner than {THINNEST_CELL_A:g} Å" in PAGE
+    assert f"more\nthan {STABLE_TURN:g} rad" in PAGE
+    import egno_md
+
+    calculator = egno_md.SegmentForceCalculator("ethanol-egno", span_fs=2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calculator.get_forces(ase.io.read(ROOT / "egno_md" / "examples" / "ethanol.xyz"))
+    assert f"beyond about {STABLE_TURN * 2.0 / calculator.turn:.0f} fs" in PAGE
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", PAGE):
+        assert (ROOT / "docs" / target).exists(), target
