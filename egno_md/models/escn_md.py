@@ -239,7 +239,7 @@ class ESCNMD(nn.Module):
 
     @property
     def bytes_per_edge(self) -> float:
-        """Memory of what a gradient keeps of an edge, about (measured: seven copies a layer)."""
+        """Memory of what a gradient keeps of an edge, about: so many copies a layer."""
         size = self.embedding.weight.element_size()
         n_coefficients = len(self.edge_rows)
         hidden = int(self._architecture["hidden_channels"])

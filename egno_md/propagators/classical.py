@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.integrator import KickDriftKick
-from egno_md.propagators.restart import named_under, taken_from
+from egno_md.propagators.restart import Drawing, named_under, taken_from
 from egno_md.roles import Potential
 from egno_md.segment import Segment
 from egno_md.state import Molecule, State
@@ -79,7 +79,7 @@ class VelocityVerlet:
         self._loop.restore(saved)
 
 
-class OrnsteinUhlenbeck:
+class OrnsteinUhlenbeck(Drawing):
     """The exact solution of friction and noise alone: v <- c v + sqrt((1 - c^2) kT/m) xi.
 
     c = exp(-friction * time). Noise is drawn in float64 for every replica, atom and axis in
@@ -126,20 +126,6 @@ class OrnsteinUhlenbeck:
         )
         kick = (spread.to(noise.device) * noise).to(velocities)
         return math.exp(-exponent) * velocities + kick
-
-    def restart_state(self) -> dict[str, Tensor]:
-        """The state of the generator."""
-        return {"generator": self.generator.get_state()}
-
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `restart_state` gave.
-
-        Raises:
-            ValueError: if the generator's state is missing.
-        """
-        if "generator" not in saved:
-            raise ValueError("the restart record has no generator state for the thermostat")
-        self.generator.set_state(saved["generator"].to("cpu", torch.uint8))
 
 
 class Langevin:

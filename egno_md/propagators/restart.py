@@ -1,10 +1,31 @@
-"""Names for the tensors of nested parts, so that one flat record restarts them all."""
+"""Restarting: a generator's state, and names that let one flat record hold nested parts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+
+
+class Drawing:
+    """A source of randomness that can be restarted."""
+
+    generator: torch.Generator
+
+    def restart_state(self) -> dict[str, Tensor]:
+        """The state of the generator."""
+        return {"generator": self.generator.get_state()}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `restart_state` gave.
+
+        Raises:
+            ValueError: if the generator's state is missing.
+        """
+        if "generator" not in saved:
+            raise ValueError("the restart record has no generator state for the thermostat")
+        self.generator.set_state(saved["generator"].to("cpu", torch.uint8))
 
 
 def named_under(part: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from egno_md.propagators.restart import Drawing
 from egno_md.state import Molecule, kinetic_energy, maxwell_boltzmann
 from egno_md.units import BOLTZMANN_EV_PER_K, PS_PER_FS
 
@@ -40,27 +41,7 @@ def _check(**numbers: float) -> None:
             raise ValueError(f"{name} is {value}; it must be a finite number >= 0")
 
 
-class _Drawing:
-    """A source of randomness that can be restarted."""
-
-    generator: torch.Generator
-
-    def restart_state(self) -> dict[str, Tensor]:
-        """The state of the generator."""
-        return {"generator": self.generator.get_state()}
-
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `restart_state` gave.
-
-        Raises:
-            ValueError: if the generator's state is missing.
-        """
-        if "generator" not in saved:
-            raise ValueError("the restart record has no generator state for the thermostat")
-        self.generator.set_state(saved["generator"].to("cpu", torch.uint8))
-
-
-class StochasticRescaling(_Drawing):
+class StochasticRescaling(Drawing):
     """All velocities of a replica times one factor, so that its kinetic energy is canonical.
 
     Bussi, Donadio and Parrinello, J. Chem. Phys. 126, 014101 (2007), equation A7:
@@ -132,7 +113,7 @@ class StochasticRescaling(_Drawing):
         return velocities * squares.clamp_min(0.0).sqrt().to(velocities)[:, None, None]
 
 
-class Collisions(_Drawing):
+class Collisions(Drawing):
     """Atoms collide with the bath at random and get new velocities, all three components.
 
     Andersen, J. Chem. Phys. 72, 2384 (1980): in a time t an atom collides with probability

@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from ase import Atoms, units
+from ase import units
 from ase.constraints import FixAtoms, FixBondLength, FixCom, Hookean
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 
-from egno_md.calculators.segment_dynamics import SegmentDynamics
-from tests.calculators.tethered_atoms import Oscillators, some_atoms
-
-BATHS = [
-    {},
-    {"temperature_K": 300.0},
-    {"temperature_K": 300.0, "thermostat": "bussi"},
-    {"temperature_K": 300.0, "thermostat": "andersen"},
-]
-
-
-def driver(atoms: Atoms, propagator=None, **options) -> SegmentDynamics:
-    return SegmentDynamics(atoms, propagator or Oscillators(), bonds=[], **options)
-
-
-def exact(atoms: Atoms, fs: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where tethered atoms are later, and their velocities in ASE's unit."""
-    from egno_md.ase_atoms import state_from_atoms
-    from egno_md.units import FS_PER_ASE_TIME
-
-    x, v = Oscillators().moved(state_from_atoms(atoms), torch.tensor(fs).double())
-    return x[0].numpy(), v[0].numpy() * FS_PER_ASE_TIME
+from tests.calculators.tethered_atoms import BATHS, Oscillators, driver, exact, some_atoms
 
 
 @pytest.mark.parametrize("bath", BATHS)

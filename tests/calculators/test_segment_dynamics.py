@@ -5,7 +5,6 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-import torch
 from ase import Atoms, units
 from ase.build import bulk
 from ase.constraints import FixAtoms
@@ -19,29 +18,9 @@ from egno_md.calculators.potential_calculator import PotentialCalculator
 from egno_md.calculators.segment_dynamics import SegmentDynamics
 from egno_md.propagators.classical import VelocityVerlet as Verlet
 from egno_md.roles import EnergyForces
-from tests.calculators.tethered_atoms import Oscillators, Tethers, some_atoms
+from tests.calculators.tethered_atoms import BATHS, Oscillators, Tethers, driver, exact, some_atoms
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "egno_md" / "examples"
-
-BATHS = [
-    {},
-    {"temperature_K": 300.0},
-    {"temperature_K": 300.0, "thermostat": "bussi"},
-    {"temperature_K": 300.0, "thermostat": "andersen"},
-]
-
-
-def driver(atoms: Atoms, propagator=None, **options) -> SegmentDynamics:
-    return SegmentDynamics(atoms, propagator or Oscillators(), bonds=[], **options)
-
-
-def exact(atoms: Atoms, fs: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where tethered atoms are later, and their velocities in ASE's unit."""
-    from egno_md.ase_atoms import state_from_atoms
-    from egno_md.units import FS_PER_ASE_TIME
-
-    x, v = Oscillators().moved(state_from_atoms(atoms), torch.tensor(fs).double())
-    return x[0].numpy(), v[0].numpy() * FS_PER_ASE_TIME
 
 
 def same(a: Atoms, b: Atoms) -> bool:

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from egno_md.ase_atoms import state_from_atoms
+from egno_md.calculators.segment_dynamics import SegmentDynamics
 from egno_md.roles import EnergyForces
 from egno_md.segment import MadeBy, Segment
 from egno_md.state import State
-from egno_md.units import ACCELERATION_PER_FORCE
+from egno_md.units import ACCELERATION_PER_FORCE, FS_PER_ASE_TIME
 
 STIFFNESS = 5.0  # eV/Å^2
 
@@ -82,3 +84,21 @@ class Oscillators:
 
     def restore(self, saved):
         self.calls = int(saved["calls"])
+
+
+BATHS = [
+    {},
+    {"temperature_K": 300.0},
+    {"temperature_K": 300.0, "thermostat": "bussi"},
+    {"temperature_K": 300.0, "thermostat": "andersen"},
+]
+
+
+def driver(atoms: Atoms, propagator=None, **options) -> SegmentDynamics:
+    return SegmentDynamics(atoms, propagator or Oscillators(), bonds=[], **options)
+
+
+def exact(atoms: Atoms, fs: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where tethered atoms are later, and their velocities in ASE's unit."""
+    x, v = Oscillators().moved(state_from_atoms(atoms), torch.tensor(fs).double())
+    return x[0].numpy(), v[0].numpy() * FS_PER_ASE_TIME
