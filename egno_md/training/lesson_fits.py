@@ -193,8 +193,9 @@ def _depths(weight: float, pairs: Pairs, lesson: Lesson, like: Tensor) -> _Depth
     if weight == 0.0:
         return None
     frames = lesson.force_frames or (None, None)
-    shown = EnergyLoss.of(frames[0], pairs, like)
-    return _Depths(weight, shown, EnergyLoss.of(frames[1], pairs, like, shown.spread_eV))
+    own = lesson.molecule
+    shown = EnergyLoss.of(frames[0], own, pairs, like)
+    return _Depths(weight, shown, EnergyLoss.of(frames[1], own, pairs, like, shown.spread_eV))
 
 
 def _joined(

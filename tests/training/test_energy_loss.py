@@ -46,14 +46,35 @@ def test_a_constant_does_not_matter(config: TrainConfig) -> None:
     pairs = pairs_of(lesson.molecule, model)
     own = model.potentials(frames.positions.float(), pairs)[:, 0].detach()
     shifted = ForceFrames(frames.positions, frames.forces, None, own.double() - 4000.0)
-    loss = EnergyLoss.of(shifted, pairs, model.distance_mean)
+    loss = EnergyLoss.of(shifted, lesson.molecule, pairs, model.distance_mean)
     assert float(loss(model, torch.arange(20)).detach()) < 1e-5
     assert loss.error_eV(model) < 1e-5
     twice = ForceFrames(frames.positions, frames.forces, None, 2.0 * own.double())
-    loss = EnergyLoss.of(twice, pairs, model.distance_mean)
-    # U - 2 U is as large as half the spread of 2 U.
-    assert loss(model, torch.arange(len(own))).item() == pytest.approx(0.5, rel=0.01)
-    assert loss.error_eV(model) == pytest.approx(float(own.std()), rel=0.01)
+    loss = EnergyLoss.of(twice, lesson.molecule, pairs, model.distance_mean)
+    # U - 2 U is as large as half the spread of 2 U, but for what goes with the squared forces.
+    squared = (frames.forces.square().sum(-1) / lesson.molecule.masses).sum(-1)
+    alike = float(torch.corrcoef(torch.stack((squared, own.double())))[0, 1])
+    left = (1.0 - alike**2) ** 0.5
+    assert 0.1 < left < 0.99
+    assert loss(model, torch.arange(len(own))).item() == pytest.approx(0.5 * left, rel=0.02)
+    assert loss.error_eV(model) == pytest.approx(left * float(own.std()), rel=0.02)
+
+
+def test_a_term_of_the_squared_forces_does_not_matter(config: TrainConfig) -> None:
+    lesson = read_lessons(config)[0]
+    assert lesson.force_frames is not None
+    frames = lesson.force_frames[0]
+    model = make_network(config, [lesson])
+    pairs = pairs_of(lesson.molecule, model)
+    own = model.potentials(frames.positions.float(), pairs)[:, 0].detach().double()
+    squared = (frames.forces.square().sum(-1) / lesson.molecule.masses).sum(-1)
+
+    def error(term: torch.Tensor) -> float:
+        shifted = ForceFrames(frames.positions, frames.forces, None, own + 0.3 * term)
+        return EnergyLoss.of(shifted, lesson.molecule, pairs, model.distance_mean).error_eV(model)
+
+    assert error(squared) < 1e-4 * float(squared.std())
+    assert error(squared.sqrt()) > 1e-2 * float(squared.sqrt().std())
 
 
 def energy_errors(folder: Path) -> list[float]:
@@ -83,7 +104,7 @@ def test_what_has_no_energies_is_refused(config: TrainConfig) -> None:
     model = make_network(config, [lesson])
     pairs = pairs_of(lesson.molecule, model)
     with pytest.raises(ValueError, match="only where a potential makes the data"):
-        EnergyLoss.of(lesson.force_frames[0], pairs, model.distance_mean)
+        EnergyLoss.of(lesson.force_frames[0], lesson.molecule, pairs, model.distance_mean)
     with pytest.raises(ValueError, match="need as many entries"):
         TrainConfig.model_validate(config.model_dump() | {"chain_energy_weights": (1.0,)})
     with pytest.raises(ValueError, match="must not be negative"):
