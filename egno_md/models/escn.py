@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from egno_md.models.edge_frame import edge_frames
 from egno_md.models.escn_layer import (
     ATOMS_AT_ONCE,
-    EdgeGeometry,
+    EdgeView,
     Grids,
     LayerBlock,
     PointReadout,
     degree_primary,
 )
+from egno_md.models.setting_ranges import check_positive, check_whole_numbers
 from egno_md.models.so2_convolution import edge_order
 from egno_md.models.sphere_grid import (
     grid_matrices,
@@ -49,7 +50,7 @@ OUTPUT_SCALE: Final = 0.001
 #: fall back to slow arithmetic would cost more than the rest of the product they go into.
 _LEAST_POWER: Final = -60.0
 
-#: Whole-number settings and the range each may have; a file must not ask for all memory.
+#: Whole-number settings and the range each may have.
 _RANGES: Final = {
     "max_degree": (1, 11),
     "max_order": (0, 11),
@@ -66,17 +67,12 @@ _RANGES: Final = {
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse sizes and scales out of range, naming the setting."""
-    for name, (low, high) in _RANGES.items():
-        value = settings[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    check_whole_numbers(settings, _RANGES)
     if settings["max_order"] > settings["max_degree"]:
         raise ValueError(
             f"max_order {settings['max_order']} is above max_degree {settings['max_degree']}"
         )
-    for name in ("cutoff_A", "basis_width", "energy_scale_eV", "force_scale_eV_A"):
-        if not 0.0 < settings[name] < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {settings[name]}")
+    check_positive(settings, ("cutoff_A", "basis_width", "energy_scale_eV", "force_scale_eV_A"))
     if not math.isfinite(settings["energy_shift_eV"]):
         raise ValueError(f"energy_shift_eV must be finite, got {settings['energy_shift_eV']}")
     n, energies = settings["n_elements"], settings["reference_energies_eV"]
@@ -275,7 +271,7 @@ class ESCN(nn.Module):
         edge_index: Tensor,
         shifts: Tensor,
         frames: Tensor | None = None,
-    ) -> EdgeGeometry:
+    ) -> EdgeView:
         """Prepare what every layer needs to know of the edges.
 
         Args:
@@ -292,7 +288,7 @@ class ESCN(nn.Module):
         if frames is None:
             frames = edge_frames(arrows / distances[:, None])
         into_frame = stack_blocks(self.wigner(frames.to(arrows)), self.edge_rows)
-        return EdgeGeometry(source, target, self.distance_expansion(distances), into_frame, numbers)
+        return EdgeView(source, target, self.distance_expansion(distances), into_frame, numbers)
 
     def start(self, numbers: Tensor) -> Tensor:
         """First atom features, `(n, (L+1)^2, channels)`: the element at l = 0, zero beyond."""

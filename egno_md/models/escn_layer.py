@@ -31,7 +31,7 @@ ATOMS_AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EdgeGeometry:
+class EdgeView:
     """What every layer needs to know of the edges.
 
     Attributes:
@@ -48,7 +48,7 @@ class EdgeGeometry:
     into_frame: Tensor
     numbers: Tensor
 
-    def part(self, start: int, length: int) -> EdgeGeometry:
+    def part(self, start: int, length: int) -> EdgeView:
         """Return some edges in a row, without a copy.
 
         Args:
@@ -57,7 +57,7 @@ class EdgeGeometry:
         """
         rows = (self.source, self.target, self.basis, self.into_frame)
         source, target, basis, into_frame = (t.narrow(0, start, length) for t in rows)
-        return EdgeGeometry(source, target, basis, into_frame, self.numbers)
+        return EdgeView(source, target, basis, into_frame, self.numbers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +96,7 @@ class EdgeBlock(nn.Module):
         nn.init.uniform_(self.source_embedding.weight, -1e-3, 1e-3)
         nn.init.uniform_(self.target_embedding.weight, -1e-3, 1e-3)
 
-    def forward(self, edges: EdgeGeometry) -> Tensor:
+    def forward(self, edges: EdgeView) -> Tensor:
         """Return `(n_edges, edge_channels)`."""
         sent = self.source_embedding(edges.numbers).index_select(0, edges.source)
         kept = self.target_embedding(edges.numbers).index_select(0, edges.target)
@@ -212,7 +212,7 @@ class MessageBlock(nn.Module):
         return self
 
     def forward(
-        self, features: Tensor, edges: EdgeGeometry, grids: Grids, scalars_only: bool = False
+        self, features: Tensor, edges: EdgeView, grids: Grids, scalars_only: bool = False
     ) -> Tensor:
         """Return what each atom receives, `(n_atoms, (L+1)^2, channels)`.
 
@@ -260,7 +260,7 @@ class LayerBlock(nn.Module):
         self.fc3_sphere = nn.Linear(channels, channels, bias=False)
 
     def forward(
-        self, features: Tensor, edges: EdgeGeometry, grids: Grids, scalars_only: bool = False
+        self, features: Tensor, edges: EdgeView, grids: Grids, scalars_only: bool = False
     ) -> Tensor:
         """Map `(n_atoms, (L+1)^2, channels)` to what is added to it, the same shape.
 

@@ -33,13 +33,14 @@ from egno_md.models.edge_frame import edge_frames
 from egno_md.models.edge_message import EdgeMessage
 from egno_md.models.radial_basis import RadialBasis, envelope
 from egno_md.models.repulsion import Repulsion
+from egno_md.models.setting_ranges import check_positive, check_whole_numbers
 from egno_md.models.so2_convolution import edge_order
 from egno_md.models.wigner import WignerMatrices, stack_blocks
 
 #: Largest atomic number the tables have room for.
 _MAX_NUMBER = 118
 
-#: Whole-number settings and the range each may have; a file must not ask for all memory.
+#: Whole-number settings and the range each may have.
 _RANGES = {
     "max_degree": (0, 11),
     "max_order": (0, 11),
@@ -53,13 +54,8 @@ _RANGES = {
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse sizes and scales out of range, naming the setting."""
-    for name, (low, high) in _RANGES.items():
-        value = settings[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
-    for name in ("cutoff_A", "typical_neighbours", "energy_scale_eV"):
-        if not 0.0 < settings[name] < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {settings[name]}")
+    check_whole_numbers(settings, _RANGES)
+    check_positive(settings, ("cutoff_A", "typical_neighbours", "energy_scale_eV"))
     for name in ("mirror", "repulsion"):
         if not isinstance(settings[name], bool):
             raise ValueError(f"{name} must be true or false, got {settings[name]!r}")

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 if TYPE_CHECKING:
-    from egno_md.models.escn_layer import EdgeGeometry, Grids, MessageBlock, OrderConvolution
+    from egno_md.models.escn_layer import EdgeView, Grids, MessageBlock, OrderConvolution
 
 #: Edges worked on at a time.
 EDGES_AT_ONCE: Final = 512
@@ -139,7 +139,7 @@ def messages(
     block: MessageBlock,
     packed: PackedMessages,
     features: Tensor,
-    edges: EdgeGeometry,
+    edges: EdgeView,
     grids: Grids,
     *,
     scalars_only: bool,
@@ -172,7 +172,7 @@ def _from_features(
     packed: PackedMessages,
     edge: Tensor,
     features: Tensor,
-    edges: EdgeGeometry,
+    edges: EdgeView,
     tables: tuple[Tensor, Tensor],
 ) -> Tensor:
     """Messages of some edges, `(n_edges, (L+1)^2, channels)`."""
@@ -200,7 +200,7 @@ def _from_scalars(
     packed: PackedMessages,
     edge: Tensor,
     features: Tensor,
-    edges: EdgeGeometry,
+    edges: EdgeView,
     tables: tuple[Tensor, Tensor],
 ) -> Tensor:
     """The same where only l = 0 comes in: it does not turn, and all stays at m = 0."""

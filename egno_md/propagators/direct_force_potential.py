@@ -6,8 +6,6 @@ no virial. Fit for comparisons and for relaxations; for dynamics train an `ESCNM
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +16,12 @@ from egno_md.models.escn import ESCN
 from egno_md.models.nearest_neighbours import keep_nearest
 from egno_md.models.neighbours import find_neighbours
 from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.propagators.network_evaluation import (
+    check_elements,
+    check_finite,
+    evaluation_copy,
+    replica_pieces,
+)
 from egno_md.roles import EnergyForces
 from egno_md.state import State
 
@@ -57,22 +61,10 @@ class DirectForcePotential:
         Raises:
             ValueError: if the bundle holds another kind of model, or for another dtype.
         """
-        if not isinstance(model, torch.nn.Module):
-            from egno_md.bundle import build_model
-
-            built = build_model(model)
-            if not isinstance(built, ESCN):
-                raise ValueError(
-                    f"bundle {model.card.name} holds a {model.card.architecture['name']!r} model; "
-                    'direct forces need "escn"'
-                )
-            model = built
-        if dtype not in (None, torch.float32, torch.float64):
-            raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         if atoms_at_once < 1:
             raise ValueError(f"atoms_at_once must be at least 1, got {atoms_at_once}")
-        own = copy.deepcopy(model).to(device=device, dtype=dtype)
-        self.model = own.eval()
+        needs = 'direct forces need "escn"'
+        self.model = evaluation_copy(model, ESCN, needs, device=device, dtype=dtype)
         self.model.freeze()
         self.device = torch.device(device)
         self.atoms_at_once = atoms_at_once
@@ -103,19 +95,13 @@ class DirectForcePotential:
                 "this potential gives direct forces, which have no virial; for stress take an "
                 "eSCN whose forces are the gradient of its energy (architecture escn-md)"
             )
-        self._check_elements(state)
+        check_elements(state, self.elements)
         with torch.no_grad():
-            parts = [self._evaluate(piece) for piece in self._pieces(state)]
+            pieces = replica_pieces(state, self.atoms_at_once)
+            parts = [self._evaluate(piece) for piece in pieces]
         energy = torch.cat([energy for energy, _ in parts])
         forces = torch.cat([forces for _, forces in parts])
-        for name, values in (("energy", energy), ("forces", forces)):
-            finite = torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else None
-            wrong = ~(torch.isfinite(values) if finite is None else finite)
-            if bool(wrong.any()):
-                raise ValueError(
-                    f"the {name} of replica {int(wrong.nonzero()[0])} came out not finite; "
-                    "the geometry is outside what the potential can describe"
-                )
+        check_finite(energy, forces)
         home = state.positions
         return EnergyForces(energy=energy.to(home.device), forces=forces.to(home), virial=None)
 
@@ -140,22 +126,6 @@ class DirectForcePotential:
             flat, numbers, near.edge_index, near.shifts, near.batch, near.n_graphs
         )
         return energy, forces.view(places.shape)
-
-    def _pieces(self, state: State) -> Iterator[State]:
-        size = max(1, self.atoms_at_once // state.molecule.n_atoms)
-        for start in range(0, state.n_replicas, size):
-            yield state.replica(range(start, min(start + size, state.n_replicas)))
-
-    def _check_elements(self, state: State) -> None:
-        for atom, number in enumerate(state.molecule.numbers.tolist()):
-            if number not in self.model.elements:
-                from ase.data import chemical_symbols
-
-                known = ", ".join(chemical_symbols[z] for z in self.model.elements)
-                raise ValueError(
-                    f"atom {atom} is {chemical_symbols[number]} (Z = {number}); "
-                    f"this potential knows only {known}"
-                )
 
 
 def load_potential(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,12 @@ from torch import Tensor
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.neighbours import Neighbours, find_neighbours
 from egno_md.propagators.memory import refuse_too_large
+from egno_md.propagators.network_evaluation import (
+    check_elements,
+    check_finite,
+    evaluation_copy,
+    replica_pieces,
+)
 from egno_md.roles import EnergyForces
 from egno_md.state import State
 
@@ -59,23 +64,14 @@ class ESCNPotential:
         Raises:
             ValueError: if the bundle holds another kind of model, or for another dtype.
         """
-        if not isinstance(model, torch.nn.Module):
-            from egno_md.bundle import build_model
-
-            built = build_model(model)
-            if not isinstance(built, ESCNMD):
-                raise ValueError(
-                    f"bundle {model.card.name} holds a {model.card.architecture['name']!r} model; "
-                    'forces that are the gradient of an energy need "escn-md" '
-                    "(load_potential opens the published eSCN, whose forces are not)"
-                )
-            model = built
-        if dtype not in (None, torch.float32, torch.float64):
-            raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         if atoms_at_once < 1:
             raise ValueError(f"atoms_at_once must be at least 1, got {atoms_at_once}")
-        own = copy.deepcopy(model).to(device=device, dtype=dtype)
-        self.model = own.eval().requires_grad_(False)
+        needs = (
+            'forces that are the gradient of an energy need "escn-md" '
+            "(load_potential opens the published eSCN, whose forces are not)"
+        )
+        own = evaluation_copy(model, ESCNMD, needs, device=device, dtype=dtype)
+        self.model = own.requires_grad_(False)
         self.model.edges_at_once, self.model.kept_bytes = EDGES_AT_ONCE, KEPT_BYTES
         self.device = torch.device(device)
         self.atoms_at_once = atoms_at_once
@@ -121,9 +117,9 @@ class ESCNPotential:
             ValueError: for an element the model does not know, atoms in one place, a cell
                 without room, or a result that is not finite.
         """
-        self._check_elements(state)
+        check_elements(state, self.elements)
         energies, forces, virials, atoms = [], [], [], []
-        for piece in self._pieces(state):
+        for piece in replica_pieces(state, self.atoms_at_once):
             # Works inside a caller's no_grad or inference_mode all the same.
             with torch.inference_mode(False), torch.enable_grad():
                 places = piece.positions.to(self.device).clone().requires_grad_()
@@ -139,7 +135,7 @@ class ESCNPotential:
                 virials.append(_negative(slopes[1], strain))
         home = state.positions
         energy, force = torch.cat(energies), torch.cat(forces)
-        self._check_finite(energy, force)
+        check_finite(energy, force)
         return EnergyForces(
             energy=energy.to(home.device),
             forces=force.to(home),
@@ -161,14 +157,14 @@ class ESCNPotential:
         Raises:
             ValueError: as `evaluate` does.
         """
-        self._check_elements(state)
+        check_elements(state, self.elements)
         with torch.no_grad():
             parts = [
                 self._atom_energies(piece, piece.positions.to(self.device), None)
-                for piece in self._pieces(state)
+                for piece in replica_pieces(state, self.atoms_at_once)
             ]
         atoms = torch.cat(parts)
-        self._check_finite(_sums(atoms), None)
+        check_finite(_sums(atoms))
         return atoms.to(state.positions.device)
 
     def _atom_energies(self, state: State, places: Tensor, strain: Tensor | None) -> Tensor:
@@ -192,41 +188,6 @@ class ESCNPotential:
             places.reshape(-1, 3), numbers, near.edge_index, shifts, atom, n_nodes
         )
         return energy.view(places.shape[:2])
-
-    def _pieces(self, state: State) -> Iterator[State]:
-        size = max(1, self.atoms_at_once // state.molecule.n_atoms)
-        if state.n_replicas <= size:
-            yield state
-            return
-        for start in range(0, state.n_replicas, size):
-            yield state.replica(range(start, min(start + size, state.n_replicas)))
-
-    def _check_elements(self, state: State) -> None:
-        numbers = state.molecule.numbers.tolist()
-        for atom, number in enumerate(numbers):
-            if number not in self.model.elements:
-                from ase.data import chemical_symbols
-
-                known = ", ".join(chemical_symbols[z] for z in self.model.elements)
-                raise ValueError(
-                    f"atom {atom} is {chemical_symbols[number]} (Z = {number}); "
-                    f"this potential knows only {known}"
-                )
-
-    @staticmethod
-    def _check_finite(energy: Tensor, forces: Tensor | None) -> None:
-        if not bool(torch.isfinite(energy).all()):
-            r = int((~torch.isfinite(energy)).nonzero()[0])
-            raise ValueError(
-                f"the energy of replica {r} came out as {float(energy[r])} eV; "
-                "the geometry is outside what the potential can describe"
-            )
-        if forces is not None and not bool(torch.isfinite(forces).all()):
-            r, i, _ = (int(k) for k in (~torch.isfinite(forces)).nonzero()[0])
-            raise ValueError(
-                f"the force on atom {i} (replica {r}) came out not finite; "
-                "the geometry is outside what the potential can describe"
-            )
 
 
 def _sums(atom_energies: Tensor) -> Tensor:

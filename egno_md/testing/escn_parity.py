@@ -26,7 +26,7 @@ from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 
 from egno_md.models.escn import ESCN
-from egno_md.models.escn_layer import EdgeGeometry, LayerBlock, degree_primary
+from egno_md.models.escn_layer import EdgeView, LayerBlock, degree_primary
 from egno_md.models.escn_weights import complete_weights, plain_names, settings_from_weights
 from egno_md.models.sphere_grid import kept_rows
 from egno_md.models.wigner import stack_blocks
@@ -217,7 +217,7 @@ def _constants(model: ESCN, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _layer(
-    model: ESCN, layer: LayerBlock, features: Tensor, edges: EdgeGeometry
+    model: ESCN, layer: LayerBlock, features: Tensor, edges: EdgeView
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What a layer adds, and what it does on the way under the published names."""
     block, grids = layer.message_block, model.grids()

@@ -125,7 +125,7 @@ def test_what_it_cannot_do_is_refused(model):
         DirectForcePotential(model).evaluate(state)
     bad = ESCN.from_architecture(model.architecture())
     torch.nn.init.constant_(bad.energy_block.fc3.weight, float("inf"))
-    with pytest.raises(ValueError, match="energy of replica 0 came out not finite"):
+    with pytest.raises(ValueError, match="energy of replica 0 came out as nan"):
         DirectForcePotential(bad).evaluate(crystal())
 
 
