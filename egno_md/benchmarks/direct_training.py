@@ -1,45 +1,20 @@
-"""Two losses for the table of propagators: on segments, and on forces alone (mean flow)."""
+"""The loss of the table of propagators: frames of a few segments in a row."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from egno_md.benchmarks.direct_egno import DirectEGNO
-from egno_md.models.pair_classes import PairGraph
-from egno_md.training.segment_loss import THERMAL_TIME_FS, Paths
-from egno_md.units import ACCELERATION_PER_FORCE
-
-#: `(x, v, t) -> (u_x, u_v)`; the first two `(n, n_atoms, 3)`, t `(n,)`.
-MeanVelocity = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+from egno_md.training.segment_loss import Paths
 
 #: `(network, x, v)` to frames of positions and velocities, `(n, n_frames, n_atoms, 3)` each.
 Follow = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 Batch = tuple[Tensor, ...]
 Measures = Mapping[str, float | Tensor]
-
-#: Share of samples of the consistency loss at t = 0, where it is force matching.
-_AT_ZERO = 0.25
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PhasePoints:
-    """Labelled points of phase space.
-
-    Attributes:
-        positions: `(n, n_atoms, 3)`, Å.
-        velocities: same shape, Å/fs.
-        forces: same shape, eV/Å.
-    """
-
-    positions: Tensor
-    velocities: Tensor
-    forces: Tensor
 
 
 def as_direct(network: nn.Module) -> DirectEGNO:
@@ -146,82 +121,4 @@ class UnrolledLoss:
             now_x, now_v = xs[:, -1], vs[:, -1]
         measures = {"position": error_x.detach().sqrt(), "velocity": error_v.detach().sqrt()}
         # The root weighs batches alike whatever their temperature.
-        return (error_x + error_v).sqrt(), measures
-
-
-def mean_velocity_target(
-    u: MeanVelocity, x: Tensor, v: Tensor, acceleration: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return what the mean velocity should be, by its own derivatives and the force at the start.
-
-    The end of a segment stays where it is when the start moves along the flow and the time left
-    shrinks by as much. With z = (x, v), f = (v, a) this gives (arXiv 2601.22123)
-
-        u = f + t (D_z u . f - d_t u),
-
-    a condition on u that needs no trajectory. One forward-mode derivative along (f, -1).
-
-    Args:
-        u: the mean velocity.
-        x: `(n, n_atoms, 3)`, Å.
-        v: same shape, Å/fs.
-        acceleration: same shape, Å/fs^2.
-        t: `(n,)`, fs.
-
-    Returns:
-        Targets of u_x and u_v, `(n, n_atoms, 3)` each, without a gradient.
-    """
-    with torch.no_grad(), warnings.catch_warnings():
-        # Of torch's own making: forward mode loads parts of torch that torch deprecates.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        along = (v, acceleration, -torch.ones_like(t))
-        along_x, along_v = torch.func.jvp(u, (x, v, t), along)[1]
-    span = t[:, None, None]
-    return v + span * along_x, acceleration + span * along_v
-
-
-class MeanFlowLoss:
-    """How far the mean velocity is from its target, from labelled points alone."""
-
-    def __init__(self, points: PhasePoints, graph: PairGraph, horizon_fs: float) -> None:
-        """Measure the scale.
-
-        Args:
-            points: labelled points to learn from.
-            graph: the molecule's pairs.
-            horizon_fs: longest time.
-        """
-        self.points, self.graph, self.horizon_fs = points, graph, horizon_fs
-        per_force = (ACCELERATION_PER_FORCE / graph.masses).to(points.forces)[:, None]
-        self.acceleration = per_force * points.forces
-        self.scale = _of_element(self.acceleration, graph.element_index)
-
-    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw points and times, `(x, v, a, t)`.
-
-        Args:
-            batch_size: number of samples.
-            generator: source of randomness.
-        """
-        which = torch.randint(len(self.acceleration), (batch_size,), generator=generator)
-        t = self.horizon_fs * torch.rand(batch_size, generator=generator)
-        t[torch.rand(batch_size, generator=generator) < _AT_ZERO] = 0.0
-        x, v = self.points.positions[which], self.points.velocities[which]
-        return x, v, self.acceleration[which], t.to(x)
-
-    def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Measures]:
-        """Return the loss of a batch and its two parts."""
-        model = as_direct(network)
-
-        def u(x: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            u_x, u_v = model.mean_velocity(x, v, t[:, None], self.graph)
-            return u_x[:, 0], u_v[:, 0]
-
-        x, v, acceleration, t = batch
-        wanted_x, wanted_v = mean_velocity_target(u, x, v, acceleration, t)
-        got_x, got_v = u(x, v, t)
-        # A change of velocity weighs as much as what it moves in the time of an X-H stretch.
-        error_x = ((got_x - wanted_x) / (THERMAL_TIME_FS * self.scale)).square().mean()
-        error_v = ((got_v - wanted_v) / self.scale).square().mean()
-        measures = {"position": error_x.detach().sqrt(), "velocity": error_v.detach().sqrt()}
         return (error_x + error_v).sqrt(), measures

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from egno_md.benchmarks.direct_training import PhasePoints
 from egno_md.bonds import bond_graph_distance
 from egno_md.data.cache import remember
 from egno_md.data.reference_md import Sampling, sample_windows
@@ -16,6 +15,7 @@ from egno_md.data.windows import Windows
 from egno_md.models.pair_classes import PairClass, distance_statistics
 from egno_md.roles import Potential
 from egno_md.state import State
+from egno_md.training.lesson import ForceFrames
 from egno_md.training.segment_loss import Paths
 
 #: Time between frames of the windows, fs.
@@ -76,8 +76,8 @@ class Lessons:
     training: Paths
     validation: Paths
     test: Paths
-    points: PhasePoints
-    held_points: PhasePoints
+    points: ForceFrames
+    held_points: ForceFrames
     elements: list[int]
     classes: list[PairClass]
     distance_mean: Tensor
@@ -137,11 +137,10 @@ def make_lessons(
     )
 
 
-def _labelled(potential: Potential, windows: Windows, cache: Path) -> PhasePoints:
+def _labelled(potential: Potential, windows: Windows, cache: Path) -> ForceFrames:
     """Forces at every eighth frame of every window, the start included, in float32."""
     paths = Paths.of(windows, INTERVAL_FS)
     x = paths.positions[:, ::_LABEL_EVERY].flatten(0, 1)
-    v = paths.velocities[:, ::_LABEL_EVERY].flatten(0, 1)
 
     def make() -> dict[str, Tensor]:
         chunks = torch.split(x, 256)
@@ -151,4 +150,4 @@ def _labelled(potential: Potential, windows: Windows, cache: Path) -> PhasePoint
     # Windows remember their potential: their hash stands for both.
     key = {"windows": windows.sha256(), "every": _LABEL_EVERY}
     forces = remember(cache, "forces", key, make)["forces"]
-    return PhasePoints(x.float(), v.float(), forces.float())
+    return ForceFrames(x.float(), forces.float())

@@ -1,4 +1,4 @@
-"""The rows of the table of propagators: four trained maps, a control, and what they are held to.
+"""The rows of the table of propagators: three trained maps, a control, and what they are held to.
 
 Every contestant gives frames at multiples of 4 fs, however long its own segments are.
 
@@ -7,7 +7,6 @@ Every contestant gives frames at multiples of 4 fs, however long its own segment
 | hamiltonian | forces, then segments, then two in a row | 4 fs, two kicks |
 | control | forces, all the budget | velocity Verlet, 0.5 and 1 fs |
 | direct-4, direct-8 | all frames of two segments in a row | 4 and 8 fs, one call |
-| mean-flow | forces | 4 fs, one call |
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from egno_md.benchmarks.budgeted_fit import fit_within
 from egno_md.benchmarks.direct_egno import DirectEGNO
 from egno_md.benchmarks.direct_training import (
     Batch,
-    MeanFlowLoss,
     Measures,
     UnrolledLoss,
     as_direct,
@@ -226,31 +224,6 @@ def direct(horizon_fs: float) -> Callable[..., list[Contestant]]:
     return trained
 
 
-def mean_flow(
-    lessons: Lessons, seed: int, cpu_seconds: float, folder: Path, resume: bool
-) -> list[Contestant]:
-    """Train a Direct EGNO from forces alone, by the consistency of its mean velocity.
-
-    Args:
-        lessons: the data.
-        seed: seed of weights and batches.
-        cpu_seconds: the budget.
-        folder: takes the training.
-        resume: go on with what is in the folder.
-    """
-    model, graph = _direct_network(lessons, seed, FRAME_FS)
-    losses = MeanFlowLoss(lessons.points, graph, FRAME_FS)
-    held = MeanFlowLoss(lessons.held_points, graph, FRAME_FS)
-    fixed = held.sample(256, torch.Generator().manual_seed(0))
-    return _fitted(
-        "Direct EGNO from forces (mean flow), 4 fs",
-        model,
-        graph,
-        (losses.sample, losses, _validated(held, fixed)),
-        (cpu_seconds, seed, folder, resume),
-    )
-
-
 def _hamiltonian_network(
     lessons: Lessons, seed: int, *, step_fs: float, n_stages: int, n_modes: int
 ) -> HamiltonianEGNO:
@@ -388,5 +361,4 @@ TRAININGS: Final[Mapping[str, Callable[..., list[Contestant]]]] = {
     "control": control,
     "direct-4": direct(4.0),
     "direct-8": direct(8.0),
-    "mean-flow": mean_flow,
 }

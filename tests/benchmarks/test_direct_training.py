@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from egno_md.benchmarks.direct_egno import DirectEGNO
-from egno_md.benchmarks.direct_training import (
-    MeanFlowLoss,
-    PhasePoints,
-    UnrolledLoss,
-    mean_velocity_target,
-)
+from egno_md.benchmarks.direct_training import UnrolledLoss
 from egno_md.bonds import bond_graph_distance
 from egno_md.models.pair_classes import PairGraph, distance_statistics, pair_graph
 from egno_md.state import Molecule, maxwell_boltzmann
@@ -17,51 +12,6 @@ from egno_md.training.segment_loss import Paths
 
 WATER = Molecule.from_numbers([8, 1, 1], bonds=[(0, 1), (0, 2)])
 POSITIONS = torch.tensor([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]).double()
-OMEGA = 0.6
-
-
-def harmonic(x: torch.Tensor, v: torch.Tensor, t: torch.Tensor):
-    """Exact mean velocity and acceleration of an oscillator of frequency OMEGA over t."""
-    s = t[:, None, None]
-    still = torch.where(s == 0, torch.ones_like(s), s)
-    sine = torch.where(s == 0, torch.ones_like(s), torch.sin(OMEGA * still) / (OMEGA * still))
-    rise = torch.where(s == 0, torch.zeros_like(s), (torch.cos(OMEGA * still) - 1) / still)
-    return rise * x + sine * v, rise * v - OMEGA**2 * sine * x
-
-
-def points(n: int = 6):
-    g = torch.Generator().manual_seed(0)
-    x, v = (torch.randn((n, 2, 3), generator=g, dtype=torch.float64) for _ in range(2))
-    return x, v, torch.tensor([0.0, 0.5, 1.0, 3.0, 6.0, 8.0]).double()
-
-
-def test_the_true_flow_is_its_own_target() -> None:
-    x, v, t = points()
-    end = x + t[:, None, None] * harmonic(x, v, t)[0]
-    phase = OMEGA * t[:, None, None]
-    torch.testing.assert_close(end, torch.cos(phase) * x + torch.sin(phase) * v / OMEGA)
-    target = mean_velocity_target(harmonic, x, v, -(OMEGA**2) * x, t)
-    for got, wanted in zip(harmonic(x, v, t), target, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
-
-
-def test_another_flow_is_not() -> None:
-    x, v, t = points()
-
-    def wrong(x: torch.Tensor, v: torch.Tensor, t: torch.Tensor):
-        u_x, u_v = harmonic(x, v, t)
-        return u_x, u_v + 0.01 * t[:, None, None] * x
-
-    target = mean_velocity_target(wrong, x, v, -(OMEGA**2) * x, t)
-    assert (wrong(x, v, t)[1] - target[1])[1:].abs().max() > 1e-2
-
-
-def test_at_time_zero_the_target_is_the_field() -> None:
-    x, v, _ = points()
-    zero, a = torch.zeros(6).double(), -(OMEGA**2) * x
-    target = mean_velocity_target(lambda x, v, t: (v * 2, x * 3), x, v, a, zero)
-    assert torch.equal(target[0], v)
-    assert torch.equal(target[1], a)
 
 
 def network(horizon_fs: float) -> tuple[DirectEGNO, PairGraph]:
@@ -135,21 +85,3 @@ def test_short_windows_are_refused() -> None:
     model, graph = network(2.0)
     with pytest.raises(ValueError, match="3 segments of 2 fs need longer ones"):
         unrolled(model, graph, n_chain=3)
-
-
-def test_mean_flow_loss_is_force_matching_at_time_zero() -> None:
-    model, graph = network(8.0)
-    x, v = starts()
-    zero = torch.zeros(5, 1).double()
-    with torch.no_grad():
-        force = model.mean_velocity(x, v, zero, graph)[1][:, 0]
-    per_force = 0.009648533212331 / WATER.masses[:, None]
-    loss = MeanFlowLoss(PhasePoints(x, v, force / per_force), graph, 8.0)
-    x, v, a, t = loss.sample(64, torch.Generator().manual_seed(0))
-    assert 0.1 < (t == 0).double().mean().item() < 0.4
-    at_zero = (x, v, a, torch.zeros_like(t))
-    assert loss(model, at_zero)[0].item() < 1e-6
-    later = loss(model, (x, v, a, t))[0]
-    assert later.item() > 1e-3
-    later.backward()
-    assert model.pair_terms.grad.abs().sum() > 0
