@@ -51,6 +51,8 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
     torch.set_num_threads(config.n_threads)
     lessons, tests = read_lessons(config), read_tests(config)
     model = make_network(config, lessons)
+    for lesson in (*lessons, *tests):
+        _check_windows(lesson, model.step_fs, max(config.chain, default=0))
     # Molecules that are only measured must be known too: better to say so before training.
     pairs, others = (
         [pairs_of(lesson.molecule, model) for lesson in part] for part in (lessons, tests)
@@ -77,6 +79,17 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
         frame_interval_fs=model.step_fs,
     )
     return save_bundle(Path(config.out), card, model.state_dict())
+
+
+def _check_windows(lesson: Lesson, step_fs: float, longest: int) -> None:
+    """Refuse windows that a later stage could not use, before hours of training."""
+    for windows in (lesson.training, lesson.validation, lesson.test):
+        n_steps = Paths.of(windows, step_fs).n_steps
+        if n_steps < longest:
+            raise ValueError(
+                f"the windows of {lesson.name} cover {n_steps} steps of the network "
+                f"({step_fs:g} fs each); a chain of {longest} needs longer windows"
+            )
 
 
 def _fit_stages(
