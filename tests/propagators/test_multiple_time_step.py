@@ -50,7 +50,7 @@ class StiffAndSoft:
 
 ACCURATE = StiffAndSoft()
 CHEAP = StiffAndSoft(stiffness=29.0, quartic=0.0)
-#: sqrt(mu / k) of the bond in fs: the period of the accurate one is 11.4 fs.
+#: sqrt(mu / k) of the bond in fs: the period of the accurate one is 11.2 fs.
 PERIOD_FS = 2 * math.pi / math.sqrt(30.5 * 9.64853e-3 * (1 / 12.011 + 1 / 1.008))
 
 
@@ -244,7 +244,7 @@ def test_resonance_is_warned_of(outer_fs, said) -> None:
     else:
         assert len(caught) == 1
         assert said in str(caught[0].message)
-        assert "period of 11.6 fs" in str(caught[0].message)
+        assert "period of 11.4 fs" in str(caught[0].message)
 
 
 def test_the_resonance_is_real() -> None:
