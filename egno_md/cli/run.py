@@ -115,24 +115,26 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
     propagator = build_propagator(
         config, models, molecule, notes["bond_lengths_A"], compiled=compiled
     )
-    summary = generate(
-        propagator,
-        start,
-        length_ps=config.length_ps,
-        store=store,
-        resume=config.resume,
-        options=StoreOptions(
-            precision=config.precision,
-            config=config.model_dump(mode="json", exclude={"resume", "out"}),
-            bundles=models.hashes,
-            seed=config.seed,
-            versions=package_versions(),
-            notes=notes,
-            flush_every_s=config.flush_every_s,
-        ),
-        progress=partial(bar, frame_interval_fs=propagator.frame_interval_fs),
-    )
-    close_workers(propagator)
+    try:
+        summary = generate(
+            propagator,
+            start,
+            length_ps=config.length_ps,
+            store=store,
+            resume=config.resume,
+            options=StoreOptions(
+                precision=config.precision,
+                config=config.model_dump(mode="json", exclude={"resume", "out"}),
+                bundles=models.hashes,
+                seed=config.seed,
+                versions=package_versions(),
+                notes=notes,
+                flush_every_s=config.flush_every_s,
+            ),
+            progress=partial(bar, frame_interval_fs=propagator.frame_interval_fs),
+        )
+    finally:
+        close_workers(propagator)
     facts, lines = acceleration_facts(propagator)
     print("\n".join(lines), end="\n" if lines else "")
     return models, summary, facts

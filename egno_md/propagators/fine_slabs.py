@@ -7,6 +7,7 @@ make the propagator themselves from a recipe, so that no model travels; what tra
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -125,6 +126,11 @@ def solve_task(task: _Task) -> _Answer:
     cell = None if task.cell is None else torch.from_numpy(task.cell.copy())
     x, v = torch.from_numpy(task.positions.copy()), torch.from_numpy(task.velocities.copy())
     return _solve_here(_MADE[task.token], State(molecule, x, v, 0.0, cell), task.n_frames)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """Go on at Ctrl-C: the run ends its segment, and then its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class FineSlabs:
@@ -248,7 +254,9 @@ class FineSlabs:
         """Send tasks out and wait for all."""
         if self._executor is None:
             spawn = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.n_workers, mp_context=spawn)
+            self._executor = ProcessPoolExecutor(
+                self.n_workers, mp_context=spawn, initializer=_leave_interrupts_to_the_parent
+            )
         if callable(getattr(self._executor, "submit", None)):
             waiting: Iterable[Any] = [self._executor.submit(solve_task, task) for task in tasks]
         else:
