@@ -63,7 +63,7 @@ class PararealReport:
         wall_s: wall-clock time of it all.
         fine_cpu_s: processor time of the trusted propagator, wherever it ran.
         coarse_cpu_s: processor time of the coarse one.
-        coarse_wall_s: wall-clock time of the coarse one.
+        coarse_alone_cpu_s: processor times of its latest slabs of full length.
         alone_cpu_s: processor times of the latest slabs of full length that ran alone.
         alone_wall_s: their wall-clock times.
     """
@@ -78,7 +78,7 @@ class PararealReport:
     wall_s: float = 0.0
     fine_cpu_s: float = 0.0
     coarse_cpu_s: float = 0.0
-    coarse_wall_s: float = 0.0
+    coarse_alone_cpu_s: list[float] = field(default_factory=list)
     alone_cpu_s: list[float] = field(default_factory=list)
     alone_wall_s: list[float] = field(default_factory=list)
 
@@ -89,8 +89,8 @@ class PararealReport:
 
     @property
     def coarse_slab_cpu_s(self) -> float:
-        """Processor time of one slab by the coarse propagator; NaN before any."""
-        return self.coarse_cpu_s / self.coarse_solves if self.coarse_solves else math.nan
+        """Processor time of one slab by the coarse propagator, the median; NaN before any."""
+        return median(self.coarse_alone_cpu_s) if self.coarse_alone_cpu_s else math.nan
 
     @property
     def wall_speed_up(self) -> float:
@@ -153,6 +153,17 @@ class PararealReport:
         if whole and slab.together == 1:
             self.alone_cpu_s = [*self.alone_cpu_s[1 - _MEMORY :], slab.cpu_s]
             self.alone_wall_s = [*self.alone_wall_s[1 - _MEMORY :], slab.wall_s]
+
+    def note_coarse(self, cpu_s: float, *, whole: bool) -> None:
+        """Count what a slab by the coarse propagator cost.
+
+        Args:
+            cpu_s: its processor time.
+            whole: whether it was of full length.
+        """
+        self.coarse_cpu_s += cpu_s
+        if whole:
+            self.coarse_alone_cpu_s = [*self.coarse_alone_cpu_s[1 - _MEMORY :], cpu_s]
 
     def refused(self, n_slabs: int, cpu_s: float) -> None:
         """Count slabs run in series after a refusal.
