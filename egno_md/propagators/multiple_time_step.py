@@ -256,7 +256,9 @@ class MultipleTimeStepLangevin(_TwoSteps):
     """Langevin dynamics with two time steps: BAOAB inside, the correction's kicks around it.
 
     Friction and noise act in every inner step, as in OpenMM's `MTSLangevinIntegrator`; the inner
-    steps alone are `Langevin` with the cheap potential.
+    steps alone are `Langevin` with the cheap potential. Velocities at the ends of outer steps are
+    too cold by (w_c D)^2 / 4, with w_c^2 the curvature of the correction over the mass, on top of
+    what `Langevin` says of inner steps.
     """
 
     def __init__(

@@ -180,11 +180,11 @@ def test_fewer_accurate_evaluations_at_equal_energy_drift() -> None:
 
 
 def test_energy_is_shared_equally_between_atoms_and_with_the_positions() -> None:
-    propagator = bathed(0.3, 3.0, 9.0, friction_per_ps=40.0)
-    state = propagator.advance(crowd_of(1536), 30).last
+    propagator = bathed(0.25, 1.5, 9.0, friction_per_ps=40.0)
+    state = propagator.advance(crowd_of(1024), 25).last
     kinetic = torch.zeros((2, 3), dtype=torch.float64)
     potential = torch.zeros((2, 3), dtype=torch.float64)
-    n_frames = 70
+    n_frames = 50
     for _ in range(n_frames):
         state = propagator.advance(state, 1).last
         masses = state.molecule.masses[:, None]
