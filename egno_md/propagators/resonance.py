@@ -28,6 +28,9 @@ from egno_md.roles import Potential
 from egno_md.state import Molecule, State
 from egno_md.units import ACCELERATION_PER_FORCE
 
+#: Share of the fastest period from which drift is warned of: a third, and the width of it.
+_DRIFT_SHARE = 0.3
+
 #: Rounds of the power iteration; each takes two evaluations.
 _ROUNDS = 12
 
@@ -103,7 +106,7 @@ class FastestVibration:
 
 
 def warn_of_resonance(period_fs: float, outer_step_fs: float) -> None:
-    """Warn of an outer step at or beyond a half, or a third, of the fastest period.
+    """Warn of an outer step beyond a half, or close to a third, of the fastest period.
 
     Args:
         period_fs: of the fastest vibration.
@@ -119,15 +122,15 @@ def warn_of_resonance(period_fs: float, outer_step_fs: float) -> None:
     if outer_step_fs >= 0.5 * period_fs:
         warnings.warn(
             f"an outer step of {outer_step_fs:g} fs resonates and will heat bonds: {found}; keep "
-            f"it below a third of that, {period_fs / 3:.1f} fs, or make the hydrogens heavier",
+            f"it below {_DRIFT_SHARE * period_fs:.1f} fs, or make the hydrogens heavier",
             RuntimeWarning,
             stacklevel=4,
         )
-    elif outer_step_fs > period_fs / 3:
+    elif outer_step_fs > _DRIFT_SHARE * period_fs:
         warnings.warn(
             f"with an outer step of {outer_step_fs:g} fs long runs at constant energy may drift: "
-            f"{found}; resonance is at half of it, drift was seen from a third on, "
-            f"{period_fs / 3:.1f} fs",
+            f"{found}; resonance is at half of it, drift was seen around a third, "
+            f"{period_fs / 3:.1f} fs; up to {_DRIFT_SHARE * period_fs:.1f} fs is safer",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -230,7 +230,8 @@ def test_the_fastest_period_is_found_in_the_potential() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outer_fs", "said"), [(2.0, None), (3.5, None), (4.5, "may drift"), (6.0, "resonates")]
+    ("outer_fs", "said"),
+    [(2.0, None), (3.0, None), (3.5, "may drift"), (4.5, "may drift"), (6.0, "resonates")],
 )
 def test_resonance_is_warned_of(outer_fs, said) -> None:
     state = State.at_rest(crowd_of(1).molecule, ACCURATE.centres)
