@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from egno_md.propagators.escn_potential import ESCNPotential as ESCNPotential
     from egno_md.propagators.guarded import GuardedPropagator as GuardedPropagator
     from egno_md.propagators.learned import LearnedPropagator as LearnedPropagator
+    from egno_md.propagators.multiple_time_step import Correction as Correction
+    from egno_md.propagators.multiple_time_step import MultipleTimeStep as MultipleTimeStep
+    from egno_md.propagators.multiple_time_step import (
+        MultipleTimeStepLangevin as MultipleTimeStepLangevin,
+    )
+    from egno_md.propagators.parareal import Parareal as Parareal
     from egno_md.propagators.thermostat import Thermostatted as Thermostatted
     from egno_md.roles import EnergyForces as EnergyForces
     from egno_md.roles import Judge as Judge
@@ -74,6 +80,10 @@ _HOMES: Final = {
     "ESCNPotential": "propagators.escn_potential",
     "GuardedPropagator": "propagators.guarded",
     "LearnedPropagator": "propagators.learned",
+    "Correction": "propagators.multiple_time_step",
+    "MultipleTimeStep": "propagators.multiple_time_step",
+    "MultipleTimeStepLangevin": "propagators.multiple_time_step",
+    "Parareal": "propagators.parareal",
     "Thermostatted": "propagators.thermostat",
     "EnergyForces": "roles",
     "Judge": "roles",

@@ -29,8 +29,9 @@ class RunConfig(Job):
     example: str | None = None
     """Packaged example to start from, in place of a structure file: ethanol, aspirin,
     alanine_dipeptide, copper."""
-    mode: Literal["surrogate", "guarded", "classical"] = "guarded"
-    """surrogate: the network alone; guarded: judged, with a fallback; classical: no network."""
+    mode: Literal["surrogate", "guarded", "classical", "parareal"] = "guarded"
+    """surrogate: the network alone; guarded: judged, with a fallback; classical: no network;
+    parareal: the classical trajectory in parallel, the network guessing ahead."""
     propagator: str = "ethanol-egno"
     """Bundle of the learned propagator: a packaged name or a path."""
     guard: str | None = "ethanol-escn"
@@ -50,9 +51,24 @@ class RunConfig(Job):
     """The same dynamics with a strong bath before the recorded part, ps."""
     timestep_fs: float = Field(0.5, gt=0.0, le=20.0)
     """Time step of the classical integrator, fs."""
+    inner_potential: str | None = None
+    """Cheap potential of every time step (classical), named like the guard, or openmm:FORCEFIELD;
+    the guard then corrects it once in an outer step."""
+    outer_step_fs: float = Field(2.0, gt=0.0, le=20.0)
+    """Outer step of an inner potential, a multiple of the time step, fs."""
+    n_slabs: int = Field(16, ge=1, le=100_000)
+    """Slabs of time that run side by side (parareal)."""
+    frames_per_slab: int = Field(2, ge=1, le=100_000)
+    """Frames of the network in a slab (parareal)."""
+    tolerance_A: float = Field(1e-4, gt=0.0, le=1.0)
+    """Largest deviation from the classical trajectory in one go (parareal), Å."""
+    slabs_at_once: int = Field(1, ge=1, le=100_000)
+    """Slabs that run as one batch (parareal)."""
+    n_workers: int = Field(1, ge=1, le=1024)
+    """Processes that run slabs (parareal)."""
     frame_interval_fs: float | None = Field(None, gt=0.0)
-    """Time between recorded frames, fs; none: as the propagator gives them, and every four time
-    steps in the classical mode."""
+    """Time between recorded frames, fs; none: as the propagator gives them; in the classical mode
+    every four time steps, or every outer step."""
     bond_limit_A: float | None = Field(0.5, gt=0.0)
     """Largest allowed change of a bond length, Å; none: not judged."""
     contact_factor: float | None = Field(1.0, gt=0.0)
@@ -108,6 +124,8 @@ class RunConfig(Job):
             )
         if self.structure is None and self.example is None and not self.resume:
             raise ValueError("nothing to start from; give a structure file or --example ethanol")
+        if self.inner_potential is not None and self.mode != "classical":
+            raise ValueError(f"inner_potential goes with mode classical, not {self.mode!r}")
         return self
 
 

@@ -209,7 +209,7 @@ def _numbers(record: RunRecord, ledger: CostLedger | None) -> list[tuple[str, st
     total = record.length_ps * record.n_replicas
     found = [(duration(total), f"simulated in {record.n_replicas} replicas")]
     share = record.share(MadeBy.NETWORK)
-    if share == share and record.mode != "classical":
+    if share == share and record.mode not in ("classical", "parareal"):
         found.append((in_percent(share), "of the frames by the network"))
         found.append((str(len(record.events)), "segments rejected"))
     if record.wall_s > 0:

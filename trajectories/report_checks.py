@@ -147,8 +147,9 @@ def all_checks(
 
 def _makers(record: RunRecord) -> Check:
     name, allowed = "Frames made by the network", f"≥ {NETWORK_LIMIT:.0%}"
-    if record.mode == "classical":
-        return Check(name, Mark.NOT_CHECKED, "", allowed, "A classical run uses no network.")
+    if record.mode in ("classical", "parareal"):
+        why = "No frame of such a run is meant to be the network's."
+        return Check(name, Mark.NOT_CHECKED, "", allowed, why)
     share = record.share(MadeBy.NETWORK)
     if math.isnan(share):
         return Check(name, Mark.NOT_CHECKED, "", allowed, "The run has no frames yet.")
@@ -269,7 +270,7 @@ def _trained_range(record: RunRecord, bundle: Bundle | None) -> Check:
 
 def _energies(record: RunRecord) -> Check:
     name, allowed = "Energies judged by a potential", "some of the network's frames"
-    if record.mode == "classical":
+    if record.mode in ("classical", "parareal"):
         return Check(name, Mark.NOT_CHECKED, "", allowed, "A classical run needs no judge.")
     network = record.made_by == int(MadeBy.NETWORK)
     known = torch.isfinite(record.potential_energies) & network

@@ -52,6 +52,14 @@ def guard_section(record: RunRecord) -> list[str]:
     parts = [html.heading("What the guard did")]
     if record.mode == "classical":
         return [*parts, html.paragraph("A classical run has no guard.")]
+    if record.mode == "parareal":
+        refused = len({event.time_fs for event in record.events})
+        text = (
+            "The network only guessed ahead: every frame is the integrator's, to "
+            f"{record.config.get('tolerance_A')} Å. The guesses were too poor to help in {refused} "
+            "segments, whose rest the integrator made in series."
+        )
+        return [*parts, html.paragraph(text)]
     if record.mode == "surrogate":
         text = (
             "This run had no guard: every frame is the network's word alone. No judge looked at "

@@ -22,6 +22,7 @@ from egno_md.propagators.learned import LearnedPropagator, all_pairs_listed
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import Judge, Potential, Propagator
 from egno_md.state import Molecule, State, maxwell_boltzmann
+from egno_md.trajectories.accelerated_run import Opener, parareal, trusted_recipe, two_time_steps
 from egno_md.trajectories.comparison import reference_bond_means
 from egno_md.trajectories.generate import frames_for
 from egno_md.trajectories.histograms import bond_lengths, nearest_in
@@ -54,12 +55,16 @@ class RunModels:
         learned: bundle of the network, or None in the classical mode.
         guard: bundle of the potential, or None if it is none or of another kind.
         potential: the potential, or None in the surrogate mode.
+        inner: the cheap potential of multiple time stepping, or None.
+        opener: opens potentials that are no bundles, in workers too.
         hashes: name -> sha256 of each.
     """
 
     learned: Bundle | None = None
     guard: Bundle | None = None
     potential: Potential | None = None
+    inner: Potential | None = None
+    opener: Opener | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, molecule: Molecule) -> None:
@@ -73,9 +78,7 @@ class RunModels:
                 bundle.check_elements(molecule)
 
 
-def load_models(
-    config: RunConfig, other_potential: Callable[[str], tuple[Potential, str]] | None = None
-) -> RunModels:
+def load_models(config: RunConfig, other_potential: Opener | None = None) -> RunModels:
     """Load what the mode needs, and nothing else.
 
     Args:
@@ -87,9 +90,8 @@ def load_models(
         ValueError: if a bundle is damaged or of the wrong kind, or no guard is named where one
             is needed.
     """
-    learned = guard = potential = None
+    learned = guard = potential = inner = None
     hashes: dict[str, str] = {}
-    dtype = getattr(torch, config.dtype)
     if config.mode != "classical":
         learned = load_bundle(config.propagator, kind="egno")
         hashes[learned.name] = str(learned.card.weights_sha256)
@@ -99,13 +101,23 @@ def load_models(
                 f"mode {config.mode!r} needs a potential and guard is none; give --guard, "
                 "or --mode surrogate to go without"
             )
-        if other_potential is not None and ":" in config.guard:
-            potential, hashes[config.guard] = other_potential(config.guard)
-        else:
-            guard = load_bundle(config.guard, kind="escn")
-            hashes[guard.name] = str(guard.card.weights_sha256)
-            potential = ESCNPotential(guard, device=config.device, dtype=dtype)
-    return RunModels(learned, guard, potential, hashes)
+        potential, guard = _opened(config, config.guard, other_potential, hashes)
+    if config.inner_potential is not None:
+        inner, _ = _opened(config, config.inner_potential, other_potential, hashes)
+    return RunModels(learned, guard, potential, inner, other_potential, hashes)
+
+
+def _opened(
+    config: RunConfig, name: str, other_potential: Opener | None, hashes: dict[str, str]
+) -> tuple[Potential, Bundle | None]:
+    """Open a potential, with its bundle if it is one, and note its hash."""
+    if other_potential is not None and ":" in name:
+        potential, hashes[name] = other_potential(name)
+        return potential, None
+    bundle = load_bundle(name, kind="escn")
+    hashes[bundle.name] = str(bundle.card.weights_sha256)
+    dtype = getattr(torch, config.dtype)
+    return ESCNPotential(bundle, device=config.device, dtype=dtype), bundle
 
 
 def temperature_warnings(config: RunConfig, models: RunModels) -> list[str]:
@@ -213,6 +225,9 @@ def build_propagator(
     bath = warming or config.ensemble == "nvt"
     if models.learned is None:
         assert models.potential is not None
+        if models.inner is not None:
+            drawn = (config.temperature_K, friction, noise) if bath else None
+            return two_time_steps(config, models.inner, models.potential, _CLASSICAL_FRAMES, drawn)
         step = config.timestep_fs
         grid = (models.potential, step, config.frame_interval_fs or 4 * step, _CLASSICAL_FRAMES)
         if bath:
@@ -231,7 +246,10 @@ def build_propagator(
             f"gives a frame every {fast.frame_interval_fs} fs; leave it out"
         )
     scheme: Propagator = fast
-    if models.potential is not None:
+    if config.mode == "parareal" and not warming:
+        interval_fs = fast.frame_interval_fs
+        scheme = parareal(config, fast, trusted_recipe(config, models.opener, interval_fs))
+    elif models.potential is not None:
         safe = VelocityVerlet(
             models.potential, config.timestep_fs, fast.frame_interval_fs, fast.n_frames
         )

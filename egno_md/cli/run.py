@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: What may differ when a run is continued: nothing that the numbers depend on.
 _FREE: Final = frozenset(
-    {"resume", "out", "length_ps", "report", "export", "export_all", "flush_every_s"}
+    {"resume", "out", "length_ps", "report", "export", "export_all", "flush_every_s", "n_workers"}
 )
 
 STORE: Final = "trajectory.zarr"
@@ -57,11 +57,11 @@ def run(argv: Sequence[str]) -> int:
     check_device(config.device)
     with reproducible(config.n_threads, config.device):
         try:
-            models, summary = _generate(config, store)
+            models, summary, extra = _generate(config, store)
         except RunInterrupted as stopped:
             print(f"egno-md: {stopped} --out {config.out}", file=sys.stderr)
             return 130
-        _finish(config, models, summary)
+        _finish(config, models, summary, extra)
     return 0
 
 
@@ -91,16 +91,17 @@ def _as_stored(given: RunConfig, store: Path) -> RunConfig:
     return old.model_copy(update={**changes, "out": given.out, "resume": True})
 
 
-def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary]:
+def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Mapping[str, Any]]:
     """Load the models, equilibrate if there is no store yet, and run."""
     from functools import partial
 
     from egno_md.bundle import package_versions
+    from egno_md.trajectories.accelerated_run import acceleration_facts, close_workers
     from egno_md.trajectories.generate import StoreOptions, generate
     from egno_md.trajectories.progress import bar
     from egno_md.trajectories.run_setup import build_propagator, load_models
 
-    models = load_models(config, _open_potential)
+    models = load_models(config, partial(_open_potential, structure=str(_structure_file(config))))
     start: State | None = None
     notes: Mapping[str, Any]
     if store.exists():
@@ -114,24 +115,29 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary]:
     propagator = build_propagator(
         config, models, molecule, notes["bond_lengths_A"], compiled=compiled
     )
-    summary = generate(
-        propagator,
-        start,
-        length_ps=config.length_ps,
-        store=store,
-        resume=config.resume,
-        options=StoreOptions(
-            precision=config.precision,
-            config=config.model_dump(mode="json", exclude={"resume", "out"}),
-            bundles=models.hashes,
-            seed=config.seed,
-            versions=package_versions(),
-            notes=notes,
-            flush_every_s=config.flush_every_s,
-        ),
-        progress=partial(bar, frame_interval_fs=propagator.frame_interval_fs),
-    )
-    return models, summary
+    try:
+        summary = generate(
+            propagator,
+            start,
+            length_ps=config.length_ps,
+            store=store,
+            resume=config.resume,
+            options=StoreOptions(
+                precision=config.precision,
+                config=config.model_dump(mode="json", exclude={"resume", "out"}),
+                bundles=models.hashes,
+                seed=config.seed,
+                versions=package_versions(),
+                notes=notes,
+                flush_every_s=config.flush_every_s,
+            ),
+            progress=partial(bar, frame_interval_fs=propagator.frame_interval_fs),
+        )
+    finally:
+        close_workers(propagator)
+    facts, lines = acceleration_facts(propagator)
+    print("\n".join(lines), end="\n" if lines else "")
+    return models, summary, facts
 
 
 def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, dict[str, Any]]:
@@ -209,28 +215,51 @@ def _structure_file(config: RunConfig) -> Path:
     return known[config.example]
 
 
-def _open_potential(name: str) -> tuple[Potential, str]:
-    """Open a guard that is no bundle, `sgdml:FILE` or `ase:CALCULATOR`, with its sha256."""
+def _open_potential(name: str, structure: str) -> tuple[Potential, str]:
+    """Open a potential that is no bundle, `sgdml:FILE`, `ase:CALCULATOR` or `openmm:FORCEFIELD`.
+
+    Workers of a parareal run call it, too.
+
+    Args:
+        name: as in the settings.
+        structure: file whose atoms a force field is for.
+
+    Returns:
+        The potential and its sha256.
+    """
     import hashlib
 
     kind, _, file = name.partition(":")
+    # A calculator or force field has no file: its name and release stand for it.
     if kind == "ase":
         from ase import __version__
 
         from egno_md.calculators.potential_from_ase import ASEPotential
 
-        # A calculator has no file: its name and the release it comes with stand for it.
         what = f"{name} of ASE {__version__}"
         return ASEPotential.named(file), hashlib.sha256(what.encode()).hexdigest()
+    if kind == "openmm":
+        import openmm
+
+        from egno_md.calculators.potential_from_openmm import OpenMMPotential
+
+        what = f"{name} of OpenMM {openmm.__version__}"
+        field = OpenMMPotential.from_structure(file, structure)
+        return field, hashlib.sha256(what.encode()).hexdigest()
     if kind != "sgdml":
-        raise ValueError(f"guard = {name!r} is neither a bundle nor sgdml:FILE nor ase:CALCULATOR")
+        raise ValueError(
+            f"potential {name!r} is neither a bundle nor sgdml:FILE, ase:CALCULATOR or "
+            "openmm:FORCEFIELD"
+        )
     from egno_md.data.sgdml import SGDMLPotential
 
     potential = SGDMLPotential.from_npz(file)
     return potential, hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def _finish(config: RunConfig, models: RunModels, summary: RunSummary) -> None:
+def _finish(
+    config: RunConfig, models: RunModels, summary: RunSummary, extra: Mapping[str, Any]
+) -> None:
     """Export, report, run.json, and a few lines for people."""
     from egno_md.trajectories.export import export
     from egno_md.trajectories.run_output import describe, run_facts, write_run_json
@@ -265,6 +294,7 @@ def _finish(config: RunConfig, models: RunModels, summary: RunSummary) -> None:
         "bundles": dict(record.bundles),
         "versions": dict(record.versions),
         **facts,
+        **extra,
     }
     write_run_json(out / "run.json", content)
     written.append(out / "run.json")

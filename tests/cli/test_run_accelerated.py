@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from egno_md.cli import main
+from egno_md.trajectories.store_reader import TrajectoryReader
+
+
+@pytest.fixture
+def words(tiny_guard, tiny_egno):
+    """Arguments of a short run at constant energy."""
+
+    def of(out, *more):
+        return [
+            *("run", "--example", "ethanol", "--out", str(out), "--ensemble", "nve"),
+            *("--guard", str(tiny_guard), "--propagator", str(tiny_egno)),
+            *("--n-replicas", "2", "--n-threads", "1", "--length-ps", "0.024"),
+            *("--equilibration-ps", "0", "--no-report", "--export", *more),
+            *("--dtype", "float64", "--precision", "float64"),
+        ]
+
+    return of
+
+
+def positions(out):
+    return TrajectoryReader(Path(out) / "trajectory.zarr").array("positions")
+
+
+def record(out):
+    return json.loads((Path(out) / "run.json").read_text())
+
+
+def test_an_inner_potential_makes_two_time_steps(words, tiny_guard, tmp_path, capsys):
+    classical = words(tmp_path / "plain", "--mode", "classical", "--frame-interval-fs", "2")
+    assert main(classical) == 0
+    same = ("--mode", "classical", "--inner-potential", str(tiny_guard), "--outer-step-fs", "2")
+    assert main(words(tmp_path / "mts", *same)) == 0
+    said = capsys.readouterr().out
+    assert "force evaluations: 13 accurate, 49 cheap, in steps of 2 and 0.5 fs" in said
+    # With one potential for both the trajectory is that of a single step.
+    np.testing.assert_allclose(
+        positions(tmp_path / "mts"), positions(tmp_path / "plain"), rtol=0, atol=1e-12
+    )
+    counts = record(tmp_path / "mts")["multiple_time_step"]
+    assert (counts["outer"], counts["inner"], counts["probing"]) == (13, 49, 24)
+    assert list(record(tmp_path / "mts")["bundles"]) == ["tiny-escn"]
+
+
+def test_both_may_be_classical_force_fields(tmp_path, capsys):
+    argv = ["run", "--example", "alanine_dipeptide", "--mode", "classical"]
+    argv += ["--guard", "openmm:amber19", "--inner-potential", "openmm:amber14"]
+    argv += ["--n-replicas", "1", "--length-ps", "0.004", "--equilibration-ps", "0"]
+    argv += ["--timestep-fs", "0.5", "--outer-step-fs", "1", "--no-report", "--export"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 0
+    assert "5 accurate, 9 cheap" in capsys.readouterr().out
+    facts = record(tmp_path / "out")
+    # An N-H bond.
+    assert facts["multiple_time_step"]["fastest_period_fs"] == pytest.approx(10.1, abs=0.2)
+    assert len(facts["bundles"]) == 2
+
+
+def test_parareal_gives_the_classical_trajectory(words, tmp_path, capsys):
+    classical = words(tmp_path / "plain", "--mode", "classical", "--frame-interval-fs", "2")
+    assert main(classical) == 0
+    slabs = ("--mode", "parareal", "--n-slabs", "3", "--frames-per-slab", "2")
+    assert main(words(tmp_path / "parareal", *slabs, "--tolerance-A", "1e-6")) == 0
+    said = capsys.readouterr().out
+    assert "parareal: 6 slabs in 2 windows" in said
+    difference = positions(tmp_path / "parareal") - positions(tmp_path / "plain")
+    assert np.abs(difference).max() < 1e-5
+    facts = record(tmp_path / "parareal")
+    assert facts["share_integrator"] == 1.0
+    assert set(facts["bundles"]) == {"tiny-escn", "tiny-egno"}
+    assert facts["parareal"]["slabs"] == 6
+    assert len(facts["parareal"]["largest_changes_A"]) == 2
+    assert set(facts["parareal"]["projected"]) == {"2", "16", "64", "256"}
+
+
+def test_what_does_not_go_together_is_refused(words, tmp_path, capsys):
+    argv = words(tmp_path / "out", "--mode", "parareal", "--inner-potential", "ethanol-escn")
+    assert main(argv) == 2
+    assert "inner_potential goes with mode classical" in capsys.readouterr().err
+    wrong = ("--mode", "classical", "--inner-potential", "nothing:else")
+    assert main(words(tmp_path / "out", *wrong)) == 2
+    assert "'nothing:else' is neither a bundle nor sgdml:FILE" in capsys.readouterr().err
+    wrong = ("--mode", "classical", "--inner-potential", "ethanol-escn", "--outer-step-fs", "0.7")
+    assert main(words(tmp_path / "out", *wrong)) == 2
+    assert "not a multiple of the inner one" in capsys.readouterr().err

@@ -1,0 +1,162 @@
+"""Runs that combine a cheap and a trusted model: two time steps, or parareal."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from egno_md.bundle import load_bundle
+from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.propagators.fine_slabs import Recipe, verlet_with
+from egno_md.propagators.multiple_time_step import (
+    Evaluations,
+    MultipleTimeStep,
+    MultipleTimeStepLangevin,
+)
+from egno_md.propagators.parareal import Parareal
+from egno_md.propagators.thermostat import Thermostatted
+from egno_md.roles import Potential, Propagator
+
+if TYPE_CHECKING:
+    from egno_md.config import RunConfig
+
+#: Opens a potential that is no bundle, "kind:file", and gives its sha256 too.
+Opener = Callable[[str], tuple[Potential, str]]
+
+
+def open_again(opener: Opener | None, name: str, device: str, dtype: str) -> Potential:
+    """Open the potential of a run once more, in a worker.
+
+    Args:
+        opener: for a potential that is no bundle.
+        name: as in the settings.
+        device: where networks compute.
+        dtype: their number type.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is of another kind.
+    """
+    if opener is not None and ":" in name:
+        return opener(name)[0]
+    bundle = load_bundle(name, kind="escn")
+    return ESCNPotential(bundle, device=device, dtype=getattr(torch, dtype))
+
+
+def trusted_recipe(config: RunConfig, opener: Opener | None, frame_interval_fs: float) -> Recipe:
+    """Say how workers make the trusted propagator of a parareal run.
+
+    Args:
+        config: settings, with a guard.
+        opener: importable by name, or a partial of such a function.
+        frame_interval_fs: the network's.
+    """
+    opened = functools.partial(
+        open_again, opener, str(config.guard), config.device, str(config.dtype)
+    )
+    return functools.partial(verlet_with, opened, config.timestep_fs, frame_interval_fs)
+
+
+def two_time_steps(
+    config: RunConfig,
+    inner: Potential,
+    outer: Potential,
+    n_frames: int,
+    bath: tuple[float, float, torch.Generator] | None,
+) -> Propagator:
+    """Make the propagator of a classical run with an inner potential.
+
+    Args:
+        config: settings.
+        inner: the cheap potential.
+        outer: the accurate one.
+        n_frames: of a segment.
+        bath: temperature, friction and source of noise; None at constant energy.
+
+    Raises:
+        ValueError: if a step is not a multiple of the other.
+    """
+    outer_fs = config.outer_step_fs
+    interval_fs = config.frame_interval_fs or outer_fs
+    grid = (inner, outer, config.timestep_fs, outer_fs, interval_fs, n_frames)
+    if bath is None:
+        return MultipleTimeStep(*grid)
+    return MultipleTimeStepLangevin(*grid, *bath)
+
+
+def parareal(config: RunConfig, coarse: Propagator, fine: Propagator | Recipe) -> Parareal:
+    """Make the propagator of a parareal run.
+
+    Args:
+        config: settings.
+        coarse: the network's.
+        fine: the trusted one, or its recipe.
+
+    Raises:
+        ValueError: if they do not fit together.
+    """
+    return Parareal(
+        coarse,
+        fine,
+        n_slabs=config.n_slabs,
+        frames_per_slab=config.frames_per_slab,
+        tolerance_A=config.tolerance_A,
+        n_workers=config.n_workers,
+        slabs_at_once=config.slabs_at_once,
+        n_threads=config.n_threads,
+    )
+
+
+def acceleration_facts(propagator: Propagator) -> tuple[dict[str, Any], list[str]]:
+    """What a combined propagator did in this sitting, for run.json and for people.
+
+    Args:
+        propagator: of the run; others give nothing.
+    """
+    inside = propagator.propagator if isinstance(propagator, Thermostatted) else propagator
+    if isinstance(inside, Parareal):
+        report = inside.report
+        facts = {
+            "slabs": report.slabs,
+            "serial_slabs": report.serial_slabs,
+            "windows": len(report.windows),
+            "iterations": report.iterations,
+            "largest_changes_A": [list(window.changes_A) for window in report.windows],
+            "fine_solves": report.fine_solves,
+            "coarse_solves": report.coarse_solves,
+            "refusals": report.refusals,
+            "wall_s": report.wall_s,
+            "fine_cpu_s": report.fine_cpu_s,
+            "coarse_cpu_s": report.coarse_cpu_s,
+            "fine_slab_cpu_s": report.fine_slab_cpu_s,
+            "coarse_slab_cpu_s": report.coarse_slab_cpu_s,
+            "speed_up": report.wall_speed_up,
+            "projected": {str(p): report.projected(p) for p in (2, 16, 64, 256)},
+        }
+        return {"parareal": facts}, report.text().splitlines()
+    if isinstance(inside, MultipleTimeStep | MultipleTimeStepLangevin):
+        counts: Evaluations = inside.evaluations()
+        period = inside.fastest_period_fs
+        said = (
+            f"force evaluations: {counts.outer} accurate, {counts.inner} cheap, in steps of "
+            f"{inside.outer_step_fs:g} and {inside.inner_step_fs:g} fs"
+        )
+        if period is not None:
+            said += f"; fastest vibration {period:.1f} fs"
+        return {"multiple_time_step": asdict(counts) | {"fastest_period_fs": period}}, [said]
+    return {}, []
+
+
+def close_workers(propagator: Propagator) -> None:
+    """End the worker processes of a run, if it has any.
+
+    Args:
+        propagator: of the run.
+    """
+    inside = propagator.propagator if isinstance(propagator, Thermostatted) else propagator
+    if isinstance(inside, Parareal):
+        inside.close()
