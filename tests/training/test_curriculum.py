@@ -117,9 +117,7 @@ def test_windows_that_a_later_stage_cannot_use_are_named_before_training(
     data: Path, tmp_path: Path
 ) -> None:
     later = {"chain": (1, 4), "chain_steps": (5, 5), "chain_learning_rates": (1e-3, 1e-3)}
-    with pytest.raises(
-        ValueError, match=r"cover 2 steps .* a chain of 4 needs longer"
-    ):
+    with pytest.raises(ValueError, match=r"cover 2 steps .* a chain of 4 needs longer"):
         train_egno(job(data, tmp_path, **later))
     with pytest.raises(ValueError, match="no frame 3 fs after the start; a network with a step"):
         train_egno(job(data, tmp_path, step_fs=3.0))
