@@ -19,7 +19,7 @@ from egno_md.job import read_job as read_job
 
 
 class RunConfig(Job):
-    """Make a trajectory: a learned propagator alone, under guard, or a classical one."""
+    """Make a trajectory: a learned propagator alone, guarded or metropolised, or classical."""
 
     verb: ClassVar[str] = "run"
     positional: ClassVar[str | None] = "structure"
@@ -29,13 +29,21 @@ class RunConfig(Job):
     example: str | None = None
     """Packaged example to start from, in place of a structure file: ethanol, aspirin,
     alanine_dipeptide, copper."""
-    mode: Literal["surrogate", "guarded", "classical"] = "guarded"
-    """surrogate: the network alone; guarded: judged, with a fallback; classical: no network."""
+    mode: Literal["surrogate", "guarded", "metropolised", "classical"] = "guarded"
+    """surrogate: the network alone; guarded: judged, with a fallback; metropolised: accepted or
+    rejected by energy, which samples the guard's distribution exactly; classical: no network."""
     propagator: str = "ethanol-egno"
     """Bundle of the learned propagator: a packaged name or a path."""
     guard: str | None = "ethanol-escn"
-    """Potential behind judges, fallback and the classical mode: a packaged bundle, the path of
-    one, sgdml:FILE, or ase:CALCULATOR (any calculator of ASE, such as ase:emt)."""
+    """Potential behind judges, fallback, accept/reject and the classical mode: a packaged bundle,
+    the path of one, sgdml:FILE, or ase:CALCULATOR (any calculator of ASE, such as ase:emt)."""
+    proposal: str | None = None
+    """Potential, named as a guard is, whose velocity Verlet proposes (metropolised); none: the
+    learned propagator does."""
+    proposal_fs: float | None = Field(None, gt=0.0)
+    """Length of a proposal (metropolised), fs; none: tuned before the run, then kept."""
+    tuning_cpu_s: float = Field(20.0, gt=0.0)
+    """Processor time for that tuning, about, s."""
     ensemble: Literal["nve", "nvt"] = "nvt"
     """nve: constant energy; nvt: Langevin thermostat."""
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)
@@ -108,6 +116,12 @@ class RunConfig(Job):
             )
         if self.structure is None and self.example is None and not self.resume:
             raise ValueError("nothing to start from; give a structure file or --example ethanol")
+        if self.mode == "metropolised" and self.ensemble == "nve":
+            raise ValueError("mode 'metropolised' samples at a temperature; take ensemble nvt")
+        if self.mode != "metropolised" and (self.proposal or self.proposal_fs):
+            raise ValueError(
+                f"proposal and proposal_fs go with mode 'metropolised', not {self.mode!r}"
+            )
         return self
 
 

@@ -31,6 +31,7 @@ from egno_md.trajectories.judges import (
     FiniteJudge,
     TemperatureJudge,
 )
+from egno_md.trajectories.metropolised_run import equilibration_fs, metropolised, proposing
 from egno_md.trajectories.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -55,12 +56,21 @@ class RunModels:
         guard: bundle of the potential, or None if it is none or of another kind.
         potential: the potential, or None in the surrogate mode.
         hashes: name -> sha256 of each.
+        cheap: bundle of the potential that proposes, likewise.
+        proposal: that potential, or None where the network proposes or nothing does.
     """
 
     learned: Bundle | None = None
     guard: Bundle | None = None
     potential: Potential | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
+    cheap: Bundle | None = None
+    proposal: Potential | None = None
+
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """The bundles there are."""
+        return tuple(b for b in (self.learned, self.guard, self.cheap) if b is not None)
 
     def check(self, molecule: Molecule) -> None:
         """Refuse a molecule with elements a bundle does not know.
@@ -68,9 +78,8 @@ class RunModels:
         Raises:
             ValueError: naming the atom and the bundle.
         """
-        for bundle in (self.learned, self.guard):
-            if bundle is not None:
-                bundle.check_elements(molecule)
+        for bundle in self.bundles:
+            bundle.check_elements(molecule)
 
 
 def load_models(
@@ -87,10 +96,21 @@ def load_models(
         ValueError: if a bundle is damaged or of the wrong kind, or no guard is named where one
             is needed.
     """
-    learned = guard = potential = None
+    learned = guard = potential = cheap = proposal = None
     hashes: dict[str, str] = {}
-    dtype = getattr(torch, config.dtype)
-    if config.mode != "classical":
+
+    def opened(name: str) -> tuple[Bundle | None, Potential]:
+        if other_potential is not None and ":" in name:
+            other, hashes[name] = other_potential(name)
+            return None, other
+        bundle = load_bundle(name, kind="escn")
+        hashes[bundle.name] = str(bundle.card.weights_sha256)
+        dtype = getattr(torch, config.dtype)
+        return bundle, ESCNPotential(bundle, device=config.device, dtype=dtype)
+
+    if config.proposal is not None:
+        cheap, proposal = opened(config.proposal)
+    elif config.mode != "classical":
         learned = load_bundle(config.propagator, kind="egno")
         hashes[learned.name] = str(learned.card.weights_sha256)
     if config.mode != "surrogate":
@@ -99,21 +119,16 @@ def load_models(
                 f"mode {config.mode!r} needs a potential and guard is none; give --guard, "
                 "or --mode surrogate to go without"
             )
-        if other_potential is not None and ":" in config.guard:
-            potential, hashes[config.guard] = other_potential(config.guard)
-        else:
-            guard = load_bundle(config.guard, kind="escn")
-            hashes[guard.name] = str(guard.card.weights_sha256)
-            potential = ESCNPotential(guard, device=config.device, dtype=dtype)
-    return RunModels(learned, guard, potential, hashes)
+        guard, potential = opened(config.guard)
+    return RunModels(learned, guard, potential, hashes, cheap, proposal)
 
 
 def temperature_warnings(config: RunConfig, models: RunModels) -> list[str]:
     """Say which bundles were trained at other temperatures than the run's."""
     said = []
-    for bundle in (models.learned, models.guard):
-        span = None if bundle is None else bundle.card.temperature_range_K
-        if bundle is not None and span and not span[0] <= config.temperature_K <= span[1]:
+    for bundle in models.bundles:
+        span = bundle.card.temperature_range_K
+        if span and not span[0] <= config.temperature_K <= span[1]:
             said.append(
                 f"bundle {bundle.name!r} was trained at {span[0]:g} to {span[1]:g} K; "
                 f"this run is at {config.temperature_K:g} K"
@@ -126,8 +141,8 @@ def molecule_warnings(models: RunModels, molecule: Molecule) -> list[str]:
     return [
         f"bundle {bundle.name!r} was trained on {', '.join(bundle.card.molecules)} and not on "
         f"{constitution(molecule.numbers, molecule.bonds)}: nothing it says here was tested"
-        for bundle in (models.learned, models.guard)
-        if bundle is not None and bundle.was_trained_on(molecule) is False
+        for bundle in models.bundles
+        if bundle.was_trained_on(molecule) is False
     ]
 
 
@@ -192,6 +207,7 @@ def build_propagator(
     purpose: str = "run",
     *,
     compiled: bool = False,
+    proposal_fs: float | None = None,
 ) -> Propagator:
     """Put the propagator of a run together.
 
@@ -203,6 +219,7 @@ def build_propagator(
         purpose: "run", or "equilibration": stronger friction, a bath also for nve, and noise
             of its own.
         compiled: whether the network is compiled, see `worth_compiling`.
+        proposal_fs: length of a proposal of the metropolised mode; short when None.
 
     Raises:
         ValueError: if the settings do not fit together.
@@ -211,6 +228,10 @@ def build_propagator(
     friction = EQUILIBRATION_FRICTION_PER_PS if warming else config.friction_per_ps
     noise = seeded(config.seed, f"{purpose} bath")
     bath = warming or config.ensemble == "nvt"
+    if config.mode == "metropolised":
+        proposal = proposing(config, models, molecule, proposal_fs, compiled=compiled)
+        length_fs = proposal_fs or equilibration_fs(proposal)
+        return metropolised(config, models, proposal, length_fs, friction, noise)
     if models.learned is None:
         assert models.potential is not None
         step = config.timestep_fs

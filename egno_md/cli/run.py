@@ -112,7 +112,12 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary]:
     if compiled:
         print("egno-md: compiling the network, which takes up to a minute", file=sys.stderr)
     propagator = build_propagator(
-        config, models, molecule, notes["bond_lengths_A"], compiled=compiled
+        config,
+        models,
+        molecule,
+        notes["bond_lengths_A"],
+        compiled=compiled,
+        proposal_fs=notes.get("proposal_fs"),
     )
     summary = generate(
         propagator,
@@ -164,11 +169,35 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
     began = time.perf_counter()
     display = partial(bar, frame_interval_fs=warm.frame_interval_fs, label="equilibrating")
     state = equilibrate(warm, start, config.equilibration_ps, display)
-    return state, {
+    notes = {
         "bond_lengths_A": lengths,
         "equilibration_wall_s": time.perf_counter() - began,
         "compiled": worth_compiling(config, models, structure.molecule),
     }
+    if config.mode == "metropolised":
+        notes |= _proposal_length(config, models, state, compiled=bool(notes["compiled"]))
+    return state, notes
+
+
+def _proposal_length(
+    config: RunConfig, models: RunModels, state: State, *, compiled: bool
+) -> dict[str, Any]:
+    """The length of a run's proposals: given, or tuned now and kept from here on."""
+    if config.proposal_fs is not None:
+        return {"proposal_fs": config.proposal_fs}
+    from egno_md.trajectories.metropolised_run import tuned
+    from egno_md.trajectories.run_setup import seeded
+
+    print("egno-md: tuning the length of proposals", file=sys.stderr)
+    found = tuned(
+        config,
+        models,
+        state,
+        lambda length_fs: seeded(config.seed, f"tuning {length_fs:g} fs"),
+        compiled=compiled,
+    )
+    print(f"egno-md: {found.sentence()}", file=sys.stderr)
+    return {"proposal_fs": found.proposal_fs, "tuning": found.to_json()}
 
 
 def _stored_parts(store: Path, models: RunModels) -> tuple[Any, Mapping[str, Any]]:
@@ -210,7 +239,7 @@ def _structure_file(config: RunConfig) -> Path:
 
 
 def _open_potential(name: str) -> tuple[Potential, str]:
-    """Open a guard that is no bundle, `sgdml:FILE` or `ase:CALCULATOR`, with its sha256."""
+    """Open a potential that is no bundle, `sgdml:FILE` or `ase:CALCULATOR`, with its sha256."""
     import hashlib
 
     kind, _, file = name.partition(":")
@@ -223,7 +252,9 @@ def _open_potential(name: str) -> tuple[Potential, str]:
         what = f"{name} of ASE {__version__}"
         return ASEPotential.named(file), hashlib.sha256(what.encode()).hexdigest()
     if kind != "sgdml":
-        raise ValueError(f"guard = {name!r} is neither a bundle nor sgdml:FILE nor ase:CALCULATOR")
+        raise ValueError(
+            f"potential {name!r} is neither a bundle nor sgdml:FILE nor ase:CALCULATOR"
+        )
     from egno_md.data.sgdml import SGDMLPotential
 
     potential = SGDMLPotential.from_npz(file)
@@ -272,8 +303,8 @@ def _finish(config: RunConfig, models: RunModels, summary: RunSummary) -> None:
 
 
 def _classical_cost(config: RunConfig, models: RunModels, store: Path) -> Any:  # noqa: ANN401
-    """Time classical dynamics with the same potential, unless that is what the run was."""
-    if models.potential is None or config.mode == "classical":
+    """Time classical dynamics with the same potential, where a picosecond of the run is one."""
+    if models.potential is None or config.mode in ("classical", "metropolised"):
         return None
     from egno_md.trajectories.cost_ledger import measure_classical_cost
     from egno_md.trajectories.store_reader import TrajectoryReader
