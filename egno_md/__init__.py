@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from egno_md.propagators.escn_potential import ESCNPotential as ESCNPotential
     from egno_md.propagators.guarded import GuardedPropagator as GuardedPropagator
     from egno_md.propagators.learned import LearnedPropagator as LearnedPropagator
+    from egno_md.propagators.metropolised import Metropolised as Metropolised
+    from egno_md.propagators.rest_start_force import RestStartForce as RestStartForce
     from egno_md.propagators.thermostat import Thermostatted as Thermostatted
     from egno_md.roles import EnergyForces as EnergyForces
     from egno_md.roles import Judge as Judge
@@ -74,6 +76,8 @@ _HOMES: Final = {
     "ESCNPotential": "propagators.escn_potential",
     "GuardedPropagator": "propagators.guarded",
     "LearnedPropagator": "propagators.learned",
+    "Metropolised": "propagators.metropolised",
+    "RestStartForce": "propagators.rest_start_force",
     "Thermostatted": "propagators.thermostat",
     "EnergyForces": "roles",
     "Judge": "roles",

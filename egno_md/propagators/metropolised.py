@@ -54,6 +54,8 @@ class Metropolised:
 
     reversible = False
     volume_preserving = False
+    #: Whether noise acts on the velocities, so that no motion of the whole stays at rest.
+    has_bath = True
 
     def __init__(
         self,
