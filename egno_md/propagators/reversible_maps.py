@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Propagator
 from egno_md.state import State
 
@@ -69,13 +68,13 @@ def refuse_irreversible(propagator: Propagator, start: State, n_frames: int | No
     Raises:
         ValueError: with the distance by which it misses.
     """
-    before = named_under("kept", {k: v.clone() for k, v in propagator.restart_state().items()})
+    before = {name: tensor.clone() for name, tensor in propagator.restart_state().items()}
     try:
         missed = reversal_error_A(propagator, start.replica(0), n_frames)
     except ValueError:
         return
     finally:
-        propagator.restore(taken_from("kept", before))
+        propagator.restore(before)
     if not missed <= REVERSAL_LIMIT_A:
         span_fs = propagator.frame_interval_fs * (n_frames or propagator.n_frames)
         raise ValueError(
