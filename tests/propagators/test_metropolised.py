@@ -37,10 +37,10 @@ def sampler(proposal, target, seed=0, friction=1e4, **options):
     return Metropolised(proposal, target, KELVIN, friction, seeded(seed), **options)
 
 
-#: Targets, wrong potentials that propose, the step, proposals, and where all of it lies, Å.
+#: Targets, wrong potentials that propose, the step, proposals, and where all replicas start, Å.
 WELLS = {
-    "harmonic": (harmonic(5.0), harmonic(2.0), 6.0, 60, 0.8),
-    "double well": (double_well(0.05), double_well(0.02, 0.4), 6.0, 100, 0.8),
+    "harmonic": (harmonic(5.0), harmonic(2.0), 6.0, 60, -0.25),
+    "double well": (double_well(0.05), double_well(0.02, 0.4), 6.0, 100, 0.0),
 }
 
 
@@ -48,12 +48,12 @@ class TestDistribution:
     @pytest.mark.parametrize("n", [250, 2500])
     @pytest.mark.parametrize("name", sorted(WELLS))
     def test_a_wrong_proposal_samples_the_right_distribution(self, name, n):
-        target, wrong, step_fs, count, reach = WELLS[name]
+        target, wrong, step_fs, count, place = WELLS[name]
         verlet = VelocityVerlet(Separable(wrong), step_fs, 5 * step_fs, 1)
         # All in one place, so that the distribution has to be found.
         propagator = sampler(verlet, Separable(target))
-        end = propagator.advance(rows(n, -0.25), count).last
-        assert misfit(end.positions, boltzmann(target), -reach, reach) < KOLMOGOROV
+        end = propagator.advance(rows(n, place), count).last
+        assert misfit(end.positions, boltzmann(target), -0.8, 0.8) < KOLMOGOROV
         spread = math.sqrt(KT / EV_PER_AMU_A2_FS2 / float(CARBON.masses))
         normal = lambda v: torch.exp(-(v**2) / 2)  # noqa: E731
         assert misfit(end.velocities / spread, normal, -8, 8) < KOLMOGOROV
@@ -64,13 +64,13 @@ class TestDistribution:
 
     @pytest.mark.parametrize("name", sorted(WELLS))
     def test_without_accept_and_reject_it_is_wrong(self, name):
-        target, wrong, step_fs, count, reach = WELLS[name]
+        target, wrong, step_fs, count, place = WELLS[name]
         verlet = VelocityVerlet(Separable(wrong), step_fs, 5 * step_fs, 1)
         bath = Thermostatted(verlet, KELVIN, 1e4, seeded())
-        end = bath.advance(rows(400, -0.25), 1).last
+        end = bath.advance(rows(400, place), 1).last
         for _ in range(count - 1):
             end = bath.advance(end, 1).last
-        assert misfit(end.positions, boltzmann(target), -2 * reach, 2 * reach) > 2 * KOLMOGOROV
+        assert misfit(end.positions, boltzmann(target), -1.6, 1.6) > 2 * KOLMOGOROV
 
     def test_a_chain_of_morse_bonds_at_zero_momentum(self):
         target, wrong = MorseChain(), MorseChain(3.0, 2.2, 1.22)
