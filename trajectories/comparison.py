@@ -257,7 +257,7 @@ def compare(
     pairs, name = None, "pair_counts"
     if all(name in s and bool(s[name].any()) for s in (run, reference)):
         both = run[name], reference[name]
-        (pairs,) = _differences(*both, ("h(r)",), density_difference, 0.5, *scale)
+        (pairs,) = _differences(both[0], both[1], ("h(r)",), density_difference, 0.5, *scale)
     radial, radial_mean = _radial_differences(run, reference, *scale)
     seconds = reference["block_frames"].double().mean() * reference["frame_interval_fs"]
     return Comparison(
@@ -291,9 +291,9 @@ def _radial_differences(
     where = float(reference["radial_high_A"]), float(reference["volume_A3"])
     labels = radial_labels(reference["radial_elements"])
     scale = (length, generator, kept)
-    each = _differences(*both, labels, RadialDifference(*where), 0.5, *scale)
+    each = _differences(both[0], both[1], labels, RadialDifference(*where), 0.5, *scale)
     averaged = RadialDifference(*where, mean=True)
-    (mean,) = _differences(*both, ("g(r)",), averaged, 0.5, *scale)
+    (mean,) = _differences(both[0], both[1], ("g(r)",), averaged, 0.5, *scale)
     return each, mean
 
 
