@@ -138,7 +138,8 @@ class SegmentDynamics(MolecularDynamics):
             raise ValueError("judges and a fallback go with a guard: give guard=, too")
         v = without_held_motion(self._held, start.molecule, start.velocities)
         moving = start.with_(velocities=v)
-        conserving = temperature_K is None or thermostat == "bussi"
+        own_bath = getattr(fast, "has_bath", False) is True
+        conserving = (temperature_K is None and not own_bath) or thermostat == "bussi"
         #: Degrees of freedom that share the kinetic energy.
         self.degrees_of_freedom = self._held.freedom(moving, conserving)
         self._bath = bath_between(

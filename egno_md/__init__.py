@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from egno_md.propagators.escn_potential import ESCNPotential as ESCNPotential
     from egno_md.propagators.guarded import GuardedPropagator as GuardedPropagator
     from egno_md.propagators.learned import LearnedPropagator as LearnedPropagator
+    from egno_md.propagators.metropolised import Metropolised as Metropolised
     from egno_md.propagators.multiple_time_step import Correction as Correction
     from egno_md.propagators.multiple_time_step import MultipleTimeStep as MultipleTimeStep
     from egno_md.propagators.multiple_time_step import (
         MultipleTimeStepLangevin as MultipleTimeStepLangevin,
     )
     from egno_md.propagators.parareal import Parareal as Parareal
+    from egno_md.propagators.rest_start_force import RestStartForce as RestStartForce
     from egno_md.propagators.thermostat import Thermostatted as Thermostatted
     from egno_md.roles import EnergyForces as EnergyForces
     from egno_md.roles import Judge as Judge
@@ -84,6 +86,8 @@ _HOMES: Final = {
     "MultipleTimeStep": "propagators.multiple_time_step",
     "MultipleTimeStepLangevin": "propagators.multiple_time_step",
     "Parareal": "propagators.parareal",
+    "Metropolised": "propagators.metropolised",
+    "RestStartForce": "propagators.rest_start_force",
     "Thermostatted": "propagators.thermostat",
     "EnergyForces": "roles",
     "Judge": "roles",

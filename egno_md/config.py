@@ -19,7 +19,7 @@ from egno_md.job import read_job as read_job
 
 
 class RunConfig(Job):
-    """Make a trajectory: a learned propagator alone, under guard, or a classical one."""
+    """Make a trajectory: a learned propagator alone, guarded or metropolised, or classical."""
 
     verb: ClassVar[str] = "run"
     positional: ClassVar[str | None] = "structure"
@@ -29,14 +29,22 @@ class RunConfig(Job):
     example: str | None = None
     """Packaged example to start from, in place of a structure file: ethanol, aspirin,
     alanine_dipeptide, copper."""
-    mode: Literal["surrogate", "guarded", "classical", "parareal"] = "guarded"
-    """surrogate: the network alone; guarded: judged, with a fallback; classical: no network;
+    mode: Literal["surrogate", "guarded", "metropolised", "classical", "parareal"] = "guarded"
+    """surrogate: the network alone; guarded: judged, with a fallback; metropolised: accepted or
+    rejected by energy, which samples the guard's distribution exactly; classical: no network;
     parareal: the classical trajectory in parallel, the network guessing ahead."""
     propagator: str = "ethanol-egno"
     """Bundle of the learned propagator: a packaged name or a path."""
     guard: str | None = "ethanol-escn"
-    """Potential behind judges, fallback and the classical mode: a packaged bundle, the path of
-    one, sgdml:FILE, or ase:CALCULATOR (any calculator of ASE, such as ase:emt)."""
+    """Potential behind judges, fallback, accept/reject and the classical mode: a packaged bundle,
+    the path of one, sgdml:FILE, or ase:CALCULATOR (any calculator of ASE, such as ase:emt)."""
+    proposal: str | None = None
+    """Potential, named as a guard is, whose velocity Verlet proposes (metropolised); none: the
+    learned propagator does."""
+    proposal_fs: float | None = Field(None, gt=0.0)
+    """Length of a proposal (metropolised), fs; none: tuned before the run, then kept."""
+    tuning_cpu_s: float = Field(20.0, gt=0.0)
+    """Processor time for that tuning, about, s."""
     ensemble: Literal["nve", "nvt"] = "nvt"
     """nve: constant energy; nvt: Langevin thermostat."""
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)
@@ -126,6 +134,12 @@ class RunConfig(Job):
             raise ValueError("nothing to start from; give a structure file or --example ethanol")
         if self.inner_potential is not None and self.mode != "classical":
             raise ValueError(f"inner_potential goes with mode classical, not {self.mode!r}")
+        if self.mode == "metropolised" and self.ensemble == "nve":
+            raise ValueError("mode 'metropolised' samples at a temperature; take ensemble nvt")
+        if self.mode != "metropolised" and (self.proposal or self.proposal_fs):
+            raise ValueError(
+                f"proposal and proposal_fs go with mode 'metropolised', not {self.mode!r}"
+            )
         return self
 
 
@@ -324,74 +338,3 @@ class TrainConfig(Job):
                 f"chain_energy_weights must not be negative, got {self.chain_energy_weights}"
             )
         return self
-
-
-BenchmarkName = Literal[
-    "nbody",
-    "mocap",
-    "md17-sgdml",
-    "adk",
-    "claims",
-    "step",
-    "propagators",
-    "rollouts",
-    "cost",
-    "so2",
-    "speed",
-    "potentials",
-]
-
-
-class BenchmarkConfig(Job):
-    """Measure one table: train its rows, or take shipped bundles, and test them."""
-
-    verb: ClassVar[str] = "benchmark"
-    positional: ClassVar[str | None] = "name"
-
-    name: BenchmarkName
-    """nbody, mocap, md17-sgdml, adk: the paper's tables; claims: its claims; step: cost of a
-    training step; propagators: propagators of equal training cost; rollouts: long runs of
-    bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
-    products; potentials: eSCN potentials on published frames."""
-    data: str | None = None
-    """File or folder of the data; none: what the benchmark can make itself, or an error that
-    says what it needs."""
-    rows: tuple[str, ...] = ()
-    """Rows of the table; none: all."""
-    molecules: tuple[str, ...] = ()
-    """Molecules, trajectories (adk: tmd, dims), times (mocap: mocap-uniform, mocap-last) or data
-    sets (potentials: rmd17-ethanol, ccsdt-ethanol, acac-300K, 3bpa, water, mlearn-Li, mlearn-Si,
-    mlearn-Mo, oc20), where the benchmark has several; none: its default."""
-    bundles: tuple[str, ...] = ()
-    """Bundles to measure (rollouts, cost); none: the packaged ones."""
-    potentials: tuple[str, ...] = ()
-    """True potential of each bundle (rollouts), as for training: sgdml:FILE, openmm:FORCEFIELD,
-    or a bundle; none: as the bundle's card says, its file looked for in the data folder."""
-    structures: tuple[str, ...] = ()
-    """Structure file that each bundle starts from (rollouts, cost); none: as its card says."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds; each is a training of its own."""
-    epochs: int | None = Field(None, ge=1)
-    """Passes over the training data; none: as the benchmark's caption says."""
-    cpu_minutes: float | None = Field(None, gt=0.0)
-    """Stop each training after this much processor time (potentials: end its schedule with it);
-    none: no limit (potentials: 30 minutes, unless epochs are given)."""
-    length_ps: float | None = Field(None, gt=0.0)
-    """Length of each replica's run (rollouts); none: as the caption says, ps."""
-    n_replicas: int | None = Field(None, ge=1, le=1_000_000)
-    """Replicas (rollouts, cost); none: as the caption says."""
-    temperature_K: float = Field(300.0, gt=0.0, le=1e5)
-    """Temperature of the runs (rollouts, cost), K."""
-    friction_per_ps: float = Field(10.0, gt=0.0, le=1e4)
-    """Friction of the thermostat (rollouts), 1/ps."""
-    reference_ps: float | None = Field(None, gt=0.0)
-    """Length of each replica of the classical dynamics that long runs are held against
-    (rollouts); none: as long as those runs and as many; else four times as many, ps."""
-    out: str = "benchmarks"
-    """Folder for trainings and tables: OUT/NAME."""
-    resume: bool = False
-    """Go on with unfinished trainings found there, and take the finished ones as they are."""
-    device: str = "cpu"
-    """Where the networks run: cpu, cuda, cuda:1, ..."""
-    n_threads: int = Field(1, ge=1, le=1024)
-    """CPU threads."""

@@ -51,6 +51,9 @@ _VOLUME_TOLERANCE = 0.005
 #: Largest difference in temperature between a run and the reference it is held against.
 _TEMPERATURE_TOLERANCE = 0.03
 
+#: Frames no farther apart than this follow the stiffest vibrations, fs.
+_FOLLOWED_FS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -230,8 +233,9 @@ def compare(
     """
     there, here = _matched(reference, molecule)
     length = run_length_in_blocks(run, reference)
+    kept = share_of_frames(run, reference, length)
     n_blocks = int(reference["block_frames"].shape[0])
-    scale = (length, generator)
+    scale = (length, generator, kept)
 
     def differences(key: str, labels: tuple[str, ...]) -> tuple[Difference, ...]:
         mine, theirs = run.get(key), reference.get(key)
@@ -253,7 +257,7 @@ def compare(
     pairs, name = None, "pair_counts"
     if all(name in s and bool(s[name].any()) for s in (run, reference)):
         both = run[name], reference[name]
-        (pairs,) = _differences(*both, ("h(r)",), density_difference, 0.5, *scale)
+        (pairs,) = _differences(both[0], both[1], ("h(r)",), density_difference, 0.5, *scale)
     radial, radial_mean = _radial_differences(run, reference, *scale)
     seconds = reference["block_frames"].double().mean() * reference["frame_interval_fs"]
     return Comparison(
@@ -277,6 +281,7 @@ def _radial_differences(
     reference: Mapping[str, Tensor],
     length: float,
     generator: torch.Generator,
+    kept: float,
 ) -> tuple[tuple[Difference, ...], Difference | None]:
     """Differences of g(r): of each pair of elements, and their mean."""
     name = "radial_counts"
@@ -285,9 +290,10 @@ def _radial_differences(
     both = run[name], reference[name]
     where = float(reference["radial_high_A"]), float(reference["volume_A3"])
     labels = radial_labels(reference["radial_elements"])
-    each = _differences(*both, labels, RadialDifference(*where), 0.5, length, generator)
+    scale = (length, generator, kept)
+    each = _differences(both[0], both[1], labels, RadialDifference(*where), 0.5, *scale)
     averaged = RadialDifference(*where, mean=True)
-    (mean,) = _differences(*both, ("g(r)",), averaged, 0.5, length, generator)
+    (mean,) = _differences(both[0], both[1], ("g(r)",), averaged, 0.5, *scale)
     return each, mean
 
 
@@ -312,6 +318,25 @@ def run_length_in_blocks(run: Mapping[str, Tensor], reference: Mapping[str, Tens
     return independent(run, run["block_frames"].sum()) / block
 
 
+def share_of_frames(
+    run: Mapping[str, Tensor], reference: Mapping[str, Tensor], length: float
+) -> float:
+    """Frames of a run over those that the reference has in its place, 1 at most.
+
+    Frames within a vibration follow one another and are not told apart here. Farther apart each
+    is a draw of its own, and few of them fill histograms with noise that time alone does not tell.
+
+    Args:
+        run: statistics of the run.
+        reference: what `reference.safetensors` holds.
+        length: of the run, in blocks of the reference.
+    """
+    if float(run["frame_interval_fs"]) <= _FOLLOWED_FS:
+        return 1.0
+    there = length * float(reference["block_frames"].double().mean())
+    return min(1.0, float(run["block_frames"].sum()) / there)
+
+
 def _mean_divergence(first: Tensor, second: Tensor) -> Tensor:
     return jensen_shannon(first, second).mean(-1)
 
@@ -324,10 +349,11 @@ def _differences(
     noise_power: float,
     length: float,
     generator: torch.Generator,
+    kept: float,
 ) -> tuple[Difference, ...]:
     filled = mine.reshape(mine.shape[0], -1).sum(-1) > 0
     value, error = block_bootstrap(mine[filled], theirs.sum(0), measure, generator)
-    floor = sampling_floor(theirs, length, measure, generator, noise_power=noise_power)
+    floor = sampling_floor(theirs, length, measure, generator, noise_power=noise_power, kept=kept)
     columns = (value, error, floor.mean, floor.high)
     rows = zip(*(c.reshape(-1).tolist() for c in columns), strict=True)
     return tuple(Difference(label, *row) for label, row in zip(labels, rows, strict=True))

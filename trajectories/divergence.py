@@ -114,6 +114,7 @@ def sampling_floor(
     *,
     noise_power: float = 1.0,
     n_draws: int = 64,
+    kept: float = 1.0,
 ) -> Floor:
     """Measure how far a piece of the reference lies from the rest of it by chance.
 
@@ -125,6 +126,8 @@ def sampling_floor(
         noise_power: how the measure grows with the noise: 1 for `jensen_shannon`, 0.5 for
             `density_difference`.
         n_draws: how often to draw.
+        kept: share of a block's frames that the run has in the time of a block, for a run of few
+            frames that are far apart; 1 and more: all of them.
 
     Returns:
         The floor for comparing `n_blocks` blocks with the whole reference.
@@ -143,7 +146,8 @@ def sampling_floor(
     for _ in range(n_draws):
         picked = torch.randperm(total, generator=generator)[:drawn]
         piece = blocks[picked].to(torch.float64).sum(0)
-        values.append(measure(piece, everything - piece))
+        seen = _thinned(piece, kept, generator) if kept < 1.0 else piece
+        values.append(measure(seen, everything - piece))
     samples = torch.stack(values)
     noise_drawn = 1.0 / drawn + 1.0 / (total - drawn)
     noise_wanted = 1.0 / n_blocks + 1.0 / total
@@ -154,6 +158,12 @@ def sampling_floor(
         float(n_blocks),
         abs(n_blocks - drawn) > 0.5,
     )
+
+
+def _thinned(counts: Tensor, kept: float, generator: torch.Generator) -> Tensor:
+    """Counts of a random share of the frames, scaled back to all of them."""
+    share = torch.full_like(counts, kept)
+    return torch.binomial(counts.round(), share, generator=generator) / kept
 
 
 def block_bootstrap(

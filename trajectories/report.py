@@ -18,6 +18,7 @@ from egno_md.trajectories import report_sections as sections
 from egno_md.trajectories.comparison import Comparison, compare, temperature_mismatch
 from egno_md.trajectories.cost_ledger import ClassicalCost, CostLedger, cost_ledger, duration
 from egno_md.trajectories.report_checks import Check, Mark, all_checks
+from egno_md.trajectories.report_sampling import acceptance_check, sampling_section
 from egno_md.trajectories.report_structure import structure_section
 from egno_md.trajectories.run_record import RunRecord, in_percent, read_run
 
@@ -101,6 +102,9 @@ def report_on(
     reference = next((b.reference for b in (bundle, guard) if b is not None and b.reference), None)
     record, comparison = _compared(record, reference)
     checks = all_checks(record, comparison, reference, bundle)
+    if record.mode == "metropolised":
+        # In the place of the share of the network, which need not propose.
+        checks = (acceptance_check(record), *checks[1:])
     ledger = _ledger(record, bundle, cost)
     mark, sentences = judge(record, checks, ledger)
     parts = [
@@ -110,7 +114,7 @@ def report_on(
         html.heading("Questions and answers"),
         html.check_table(checks),
         *sections.makers_section(record),
-        *sections.guard_section(record),
+        *(sampling_section(record) or sections.guard_section(record)),
         *sections.thermodynamics_section(record),
         *structure_section(record, comparison, reference),
         *sections.cost_section(record, ledger),
@@ -178,6 +182,8 @@ def _blind_spots(record: RunRecord) -> str:
         f"No check here sees motions slower than the {record.length_ps:.3g} ps that each replica "
         "covers, nor the error of the reference potential against nature."
     )
+    if record.mode == "metropolised":
+        text += " Frames are samples: rates, spectra and diffusion cannot be read from them."
     if record.mode == "guarded":
         text += " Kinetics across a rejected segment are the integrator's, not the network's."
     return text
@@ -209,7 +215,9 @@ def _numbers(record: RunRecord, ledger: CostLedger | None) -> list[tuple[str, st
     total = record.length_ps * record.n_replicas
     found = [(duration(total), f"simulated in {record.n_replicas} replicas")]
     share = record.share(MadeBy.NETWORK)
-    if share == share and record.mode not in ("classical", "parareal"):
+    if record.mode == "metropolised" and record.sampling:
+        found.append((f"{record.sampling['acceptance']:.1%}", "of the proposals accepted"))
+    elif share == share and record.mode not in ("classical", "parareal"):
         found.append((in_percent(share), "of the frames by the network"))
         found.append((str(len(record.events)), "segments rejected"))
     if record.wall_s > 0:

@@ -15,6 +15,7 @@ from egno_md.segment import MadeBy
 from egno_md.state import Molecule
 from egno_md.trajectories.generate import RunSummary
 from egno_md.trajectories.run_record import RunRecord, in_percent
+from egno_md.trajectories.sampling_facts import effective_samples, sampling_sentences
 from egno_md.trajectories.store_format import replace_file
 
 
@@ -40,7 +41,7 @@ def mean_temperatures(record: RunRecord) -> dict[str, float]:
 
 def run_facts(record: RunRecord, summary: RunSummary) -> dict[str, Any]:
     """Return the measures of a run for run.json."""
-    return {
+    facts = {
         "molecule": formula(record.molecule),
         "n_replicas": summary.n_replicas,
         "n_frames": summary.n_frames,
@@ -53,6 +54,10 @@ def run_facts(record: RunRecord, summary: RunSummary) -> dict[str, Any]:
         "fallbacks": dict(Counter(e.judge for e in record.events).most_common()),
         "mean_temperature_K": mean_temperatures(record),
     }
+    if record.sampling:
+        n = effective_samples(record.potential_energies[:, 1:])
+        facts["sampling"] = {**record.sampling, "effective_samples_of_energy": n}
+    return facts
 
 
 def describe(record: RunRecord, summary: RunSummary) -> str:
@@ -70,6 +75,8 @@ def describe(record: RunRecord, summary: RunSummary) -> str:
             f"by the integrator {in_percent(integrator)}"
         )
     lines += _fallback_lines(record)
+    if record.sampling:
+        lines += sampling_sentences(record.sampling)
     means = mean_temperatures(record)
     each = ", ".join(f"{name} {value:.1f}" for name, value in means.items() if name != "all")
     target = "" if record.target_K is None else f", target {record.target_K:g}"

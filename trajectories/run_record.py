@@ -15,6 +15,7 @@ from egno_md.segment import Event, MadeBy, Segment
 from egno_md.state import Molecule
 from egno_md.trajectories.comparison import bins_for
 from egno_md.trajectories.histograms import Bins
+from egno_md.trajectories.sampling_facts import sampling_facts
 from egno_md.trajectories.statistics import StatisticsCounter
 from egno_md.trajectories.store_reader import TrajectoryReader
 from egno_md.units import BOLTZMANN_EV_PER_K
@@ -48,6 +49,8 @@ class RunRecord:
         wall_s: wall-clock time it took, NaN when unknown.
         cpu_s: CPU time it took, NaN when unknown.
         source: name of the store, for people.
+        sampling: what accept/reject did, see `egno_md.trajectories.sampling_facts`; empty for
+            other runs.
     """
 
     molecule: Molecule
@@ -70,6 +73,7 @@ class RunRecord:
     wall_s: float = math.nan
     cpu_s: float = math.nan
     source: str = "run"
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def length_ps(self) -> float:
@@ -78,7 +82,7 @@ class RunRecord:
 
     @property
     def mode(self) -> str:
-        """surrogate, guarded or classical; "unknown" when the store does not say."""
+        """surrogate, guarded, metropolised or classical; "unknown" when the store does not say."""
         return str(self.config.get("mode", "unknown"))
 
     @property
@@ -138,6 +142,7 @@ def read_run(path: str | Path, reference: Mapping[str, Tensor] | None = None) ->
         wall_s=reader.commit.wall_s,
         cpu_s=reader.commit.cpu_s,
         source=Path(path).name,
+        sampling=sampling_facts(reader),
     )
 
 

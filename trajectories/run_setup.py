@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from egno_md.bonds import constitution
-from egno_md.bundle import Bundle, load_bundle
 from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.energy_judge import EnergyJudge
-from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator, all_pairs_listed
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import Judge, Potential, Propagator
 from egno_md.state import Molecule, State, maxwell_boltzmann
-from egno_md.trajectories.accelerated_run import Opener, parareal, trusted_recipe, two_time_steps
+from egno_md.trajectories.accelerated_run import parareal, trusted_recipe, two_time_steps
 from egno_md.trajectories.comparison import reference_bond_means
 from egno_md.trajectories.generate import frames_for
 from egno_md.trajectories.histograms import bond_lengths, nearest_in
@@ -32,7 +28,9 @@ from egno_md.trajectories.judges import (
     FiniteJudge,
     TemperatureJudge,
 )
+from egno_md.trajectories.metropolised_run import equilibration_fs, metropolised, proposing
 from egno_md.trajectories.progress import Progress, silent
+from egno_md.trajectories.run_models import RunModels
 
 if TYPE_CHECKING:
     from egno_md.config import RunConfig
@@ -45,102 +43,6 @@ _COMPILE_FROM_FRAMES = 10_000
 
 #: Frames per segment of a classical run, which has no horizon of its own.
 _CLASSICAL_FRAMES = 10
-
-
-@dataclass(frozen=True, slots=True)
-class RunModels:
-    """The models of a run.
-
-    Attributes:
-        learned: bundle of the network, or None in the classical mode.
-        guard: bundle of the potential, or None if it is none or of another kind.
-        potential: the potential, or None in the surrogate mode.
-        inner: the cheap potential of multiple time stepping, or None.
-        opener: opens potentials that are no bundles, in workers too.
-        hashes: name -> sha256 of each.
-    """
-
-    learned: Bundle | None = None
-    guard: Bundle | None = None
-    potential: Potential | None = None
-    inner: Potential | None = None
-    opener: Opener | None = None
-    hashes: Mapping[str, str] = field(default_factory=dict)
-
-    def check(self, molecule: Molecule) -> None:
-        """Refuse a molecule with elements a bundle does not know.
-
-        Raises:
-            ValueError: naming the atom and the bundle.
-        """
-        for bundle in (self.learned, self.guard):
-            if bundle is not None:
-                bundle.check_elements(molecule)
-
-
-def load_models(config: RunConfig, other_potential: Opener | None = None) -> RunModels:
-    """Load what the mode needs, and nothing else.
-
-    Args:
-        config: settings.
-        other_potential: opens a guard that is no bundle, "kind:file", and gives its sha256 too.
-
-    Raises:
-        FileNotFoundError: if a bundle is not there.
-        ValueError: if a bundle is damaged or of the wrong kind, or no guard is named where one
-            is needed.
-    """
-    learned = guard = potential = inner = None
-    hashes: dict[str, str] = {}
-    if config.mode != "classical":
-        learned = load_bundle(config.propagator, kind="egno")
-        hashes[learned.name] = str(learned.card.weights_sha256)
-    if config.mode != "surrogate":
-        if config.guard is None:
-            raise ValueError(
-                f"mode {config.mode!r} needs a potential and guard is none; give --guard, "
-                "or --mode surrogate to go without"
-            )
-        potential, guard = _opened(config, config.guard, other_potential, hashes)
-    if config.inner_potential is not None:
-        inner, _ = _opened(config, config.inner_potential, other_potential, hashes)
-    return RunModels(learned, guard, potential, inner, other_potential, hashes)
-
-
-def _opened(
-    config: RunConfig, name: str, other_potential: Opener | None, hashes: dict[str, str]
-) -> tuple[Potential, Bundle | None]:
-    """Open a potential, with its bundle if it is one, and note its hash."""
-    if other_potential is not None and ":" in name:
-        potential, hashes[name] = other_potential(name)
-        return potential, None
-    bundle = load_bundle(name, kind="escn")
-    hashes[bundle.name] = str(bundle.card.weights_sha256)
-    dtype = getattr(torch, config.dtype)
-    return ESCNPotential(bundle, device=config.device, dtype=dtype), bundle
-
-
-def temperature_warnings(config: RunConfig, models: RunModels) -> list[str]:
-    """Say which bundles were trained at other temperatures than the run's."""
-    said = []
-    for bundle in (models.learned, models.guard):
-        span = None if bundle is None else bundle.card.temperature_range_K
-        if bundle is not None and span and not span[0] <= config.temperature_K <= span[1]:
-            said.append(
-                f"bundle {bundle.name!r} was trained at {span[0]:g} to {span[1]:g} K; "
-                f"this run is at {config.temperature_K:g} K"
-            )
-    return said
-
-
-def molecule_warnings(models: RunModels, molecule: Molecule) -> list[str]:
-    """Say which bundles were not trained on the run's molecule."""
-    return [
-        f"bundle {bundle.name!r} was trained on {', '.join(bundle.card.molecules)} and not on "
-        f"{constitution(molecule.numbers, molecule.bonds)}: nothing it says here was tested"
-        for bundle in (models.learned, models.guard)
-        if bundle is not None and bundle.was_trained_on(molecule) is False
-    ]
 
 
 def start_state(config: RunConfig, structure: State) -> State:
@@ -204,6 +106,7 @@ def build_propagator(
     purpose: str = "run",
     *,
     compiled: bool = False,
+    proposal_fs: float | None = None,
 ) -> Propagator:
     """Put the propagator of a run together.
 
@@ -215,6 +118,7 @@ def build_propagator(
         purpose: "run", or "equilibration": stronger friction, a bath also for nve, and noise
             of its own.
         compiled: whether the network is compiled, see `worth_compiling`.
+        proposal_fs: length of a proposal of the metropolised mode; short when None.
 
     Raises:
         ValueError: if the settings do not fit together.
@@ -223,6 +127,10 @@ def build_propagator(
     friction = EQUILIBRATION_FRICTION_PER_PS if warming else config.friction_per_ps
     noise = seeded(config.seed, f"{purpose} bath")
     bath = warming or config.ensemble == "nvt"
+    if config.mode == "metropolised":
+        proposal = proposing(config, models, molecule, proposal_fs, compiled=compiled)
+        length_fs = proposal_fs or equilibration_fs(proposal)
+        return metropolised(config, models, proposal, length_fs, friction, noise)
     if models.learned is None:
         assert models.potential is not None
         if models.inner is not None:

@@ -9,12 +9,12 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.correcting_egno import CorrectingEGNO, LineGuess
 from egno_md.benchmarks.paper_training import PublishedEGNO, Recipe, path_errors, seeded
 from egno_md.benchmarks.path_table import Row, chosen_rows, measure_rows
 from egno_md.benchmarks.paths import Paths, PathTask
 from egno_md.benchmarks.table import Cell, Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 from egno_md.data.adk import (
     TRAJECTORIES,
     BackboneTrajectory,

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.changed_times import dense_paths, published_at
 from egno_md.benchmarks.nbody import HIDDEN, LAYERS, nbody_paths
 from egno_md.benchmarks.nbody import OURS as PUBLISHED_NETWORK
@@ -30,7 +31,6 @@ from egno_md.benchmarks.paper_training import (
 from egno_md.benchmarks.paths import PathTask
 from egno_md.benchmarks.symmetry_errors import symmetry_errors
 from egno_md.benchmarks.table import Cell, Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 from egno_md.data.nbody import NBodySplits, find_nbody_file, read_nbody, simulate_nbody
 from egno_md.training.loop import load_best
 

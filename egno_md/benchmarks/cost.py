@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.cost_engines import (
     TIMESTEP_FS,
     Engine,
@@ -19,7 +20,6 @@ from egno_md.benchmarks.cost_engines import (
 from egno_md.benchmarks.rollout_subject import egno_bundles, find_file, structure_files
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.bundle import Bundle, load_bundle
-from egno_md.config import BenchmarkConfig
 from egno_md.data.progress import progress_bar
 from egno_md.state import State, maxwell_boltzmann
 from egno_md.training.sources import start_structure

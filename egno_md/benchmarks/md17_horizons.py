@@ -22,6 +22,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.md17_hamiltonian import HamiltonianPlan, train_hamiltonian
 from egno_md.benchmarks.md17_tasks import horizon_task
 from egno_md.benchmarks.paper_training import (
@@ -33,7 +34,6 @@ from egno_md.benchmarks.paper_training import (
 )
 from egno_md.benchmarks.paths import PathBatch, PathTask
 from egno_md.benchmarks.table import Cell, Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 from egno_md.data.cache import potential_fingerprint, remember
 from egno_md.data.md17_sgdml import training_geometry
 from egno_md.data.reference_md import Sampling, sample_windows

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.md17_horizons import HORIZON_ROWS, WindowPlan, horizon_table
 from egno_md.benchmarks.md17_tasks import published_task
 from egno_md.benchmarks.paper_training import PublishedEGNO, Recipe
 from egno_md.benchmarks.path_table import Row, measure_rows
 from egno_md.benchmarks.paths import PathTask
 from egno_md.benchmarks.table import Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 from egno_md.data.md17 import (
     N_STARTS,
     PositionWindows,

@@ -8,13 +8,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.correcting_egno import CorrectingEGNO, LineGuess
 from egno_md.benchmarks.kernel_guess import KernelGuess
 from egno_md.benchmarks.paper_training import PublishedEGNO, Recipe, path_errors, published_recipe
 from egno_md.benchmarks.path_table import Row, measure_rows
 from egno_md.benchmarks.paths import PathBatch, Paths, PathTask
 from egno_md.benchmarks.table import Table
-from egno_md.config import BenchmarkConfig
 from egno_md.data.mocap import (
     SPLITS,
     MotionClips,

@@ -6,13 +6,13 @@ from typing import Final
 
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.nbody_variants import NOTE as VARIANTS_NOTE
 from egno_md.benchmarks.nbody_variants import VARIANTS
 from egno_md.benchmarks.paper_training import PublishedEGNO, Recipe, published_recipe
 from egno_md.benchmarks.path_table import Row, measure_rows
 from egno_md.benchmarks.paths import Paths, PathTask
 from egno_md.benchmarks.table import Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 from egno_md.data.nbody import (
     FRAME_TIME,
     FRAMES,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.paper_training import PathResult, Recipe, linear_baselines, train_row
 from egno_md.benchmarks.paths import PathTask
 from egno_md.benchmarks.table import Cell, Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 
 
 @dataclass(frozen=True, slots=True)

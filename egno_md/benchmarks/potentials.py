@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.potential_data import PotentialTask, data_sets, potential_task
 from egno_md.benchmarks.potential_rows import (
     DEFAULT_ROWS,
@@ -20,7 +21,6 @@ from egno_md.benchmarks.potential_rows import (
     train_potential,
 )
 from egno_md.benchmarks.table import Cell, Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 
 #: Processor minutes of a training for which neither minutes nor epochs are given.
 DEFAULT_CPU_MINUTES: Final = 30.0

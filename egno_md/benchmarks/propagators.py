@@ -16,11 +16,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.propagator_data import Amounts, Lessons, make_lessons
 from egno_md.benchmarks.propagator_rows import FRAME_FS, TRAININGS, Contestant, references
 from egno_md.benchmarks.propagator_runs import run
 from egno_md.benchmarks.table import Cell, Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 from egno_md.data.md17_sgdml import training_geometry
 from egno_md.data.sgdml import SGDMLPotential
 from egno_md.roles import Potential

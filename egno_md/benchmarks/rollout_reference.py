@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.rollout_measures import Record, roll
 from egno_md.benchmarks.rollout_subject import Subject
-from egno_md.config import BenchmarkConfig
 from egno_md.data.cache import potential_fingerprint, remember
 from egno_md.data.progress import progress_bar
 from egno_md.propagators.classical import Langevin

@@ -15,9 +15,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.bundle import Bundle, load_bundle, packaged_bundles
 from egno_md.bundle_card import BundleCard
-from egno_md.config import BenchmarkConfig
 from egno_md.roles import Potential
 from egno_md.state import State
 from egno_md.training.sources import open_potential, start_structure

@@ -10,13 +10,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.rollout_measures import Heating, Record, heating, roll
 from egno_md.benchmarks.rollout_reference import RolloutPlan, reference_record
 from egno_md.benchmarks.rollout_subject import Subject, egno_bundles, open_subjects
 from egno_md.benchmarks.rollout_tables import RolloutResult, tables_of
 from egno_md.benchmarks.segment_errors import segment_errors
 from egno_md.benchmarks.table import Table, benchmark_folder
-from egno_md.config import BenchmarkConfig
 from egno_md.data.cache import config_hash, potential_fingerprint, remember
 from egno_md.data.progress import progress_bar
 from egno_md.data.reference_md import Sampling, sample_windows

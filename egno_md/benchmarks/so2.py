@@ -15,6 +15,7 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.full_tensor_product import (
     edge_harmonics,
     from_e3nn,
@@ -23,7 +24,6 @@ from egno_md.benchmarks.full_tensor_product import (
 )
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.benchmarks.training_step import cpu_seconds
-from egno_md.config import BenchmarkConfig
 from egno_md.models.edge_frame import edge_frames
 from egno_md.models.so2_convolution import SO2Convolution, edge_order, order_sizes
 from egno_md.models.so2_weights import equal_convolution, tensor_product_paths

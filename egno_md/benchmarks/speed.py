@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.plain_escn import PlainESCN
 from egno_md.benchmarks.speed_systems import two_molecules, water_box
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.benchmarks.training_step import cpu_seconds
-from egno_md.config import BenchmarkConfig
 from egno_md.models.escn import ESCN
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.nearest_neighbours import keep_nearest

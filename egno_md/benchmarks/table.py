@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from egno_md.config import BenchmarkConfig
+from egno_md.benchmark_config import BenchmarkConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.plain_egno import PlainEGNO
 from egno_md.benchmarks.table import Cell, Table
-from egno_md.config import BenchmarkConfig
 from egno_md.models.bfloat16_products import Bfloat16Products
 from egno_md.models.egno import EGNO, graph_centres
 

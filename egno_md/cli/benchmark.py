@@ -40,7 +40,8 @@ def run(argv: Sequence[str]) -> int:
         FileNotFoundError: if data is missing.
         ValueError: if an option or the data is wrong.
     """
-    from egno_md.config import BenchmarkConfig, read_job
+    from egno_md.benchmark_config import BenchmarkConfig
+    from egno_md.config import read_job
 
     config = read_job(BenchmarkConfig, argv)
 

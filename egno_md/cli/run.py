@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from egno_md.roles import Potential
     from egno_md.state import State
     from egno_md.trajectories.generate import RunSummary
-    from egno_md.trajectories.run_setup import RunModels
+    from egno_md.trajectories.run_models import RunModels
 
 #: What may differ when a run is continued: nothing that the numbers depend on.
 _FREE: Final = frozenset(
@@ -99,7 +99,8 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
     from egno_md.trajectories.accelerated_run import acceleration_facts, close_workers
     from egno_md.trajectories.generate import StoreOptions, generate
     from egno_md.trajectories.progress import bar
-    from egno_md.trajectories.run_setup import build_propagator, load_models
+    from egno_md.trajectories.run_models import load_models
+    from egno_md.trajectories.run_setup import build_propagator
 
     models = load_models(config, partial(_open_potential, structure=str(_structure_file(config))))
     start: State | None = None
@@ -113,7 +114,12 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
     if compiled:
         print("egno-md: compiling the network, which takes up to a minute", file=sys.stderr)
     propagator = build_propagator(
-        config, models, molecule, notes["bond_lengths_A"], compiled=compiled
+        config,
+        models,
+        molecule,
+        notes["bond_lengths_A"],
+        compiled=compiled,
+        proposal_fs=notes.get("proposal_fs"),
     )
     try:
         summary = generate(
@@ -146,13 +152,12 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
 
     from egno_md.data.structures import read_structure
     from egno_md.trajectories.progress import bar
+    from egno_md.trajectories.run_models import molecule_warnings, temperature_warnings
     from egno_md.trajectories.run_setup import (
         bond_reference,
         build_propagator,
         equilibrate,
-        molecule_warnings,
         start_state,
-        temperature_warnings,
         worth_compiling,
     )
 
@@ -170,11 +175,35 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
     began = time.perf_counter()
     display = partial(bar, frame_interval_fs=warm.frame_interval_fs, label="equilibrating")
     state = equilibrate(warm, start, config.equilibration_ps, display)
-    return state, {
+    notes = {
         "bond_lengths_A": lengths,
         "equilibration_wall_s": time.perf_counter() - began,
         "compiled": worth_compiling(config, models, structure.molecule),
     }
+    if config.mode == "metropolised":
+        notes |= _proposal_length(config, models, state, compiled=bool(notes["compiled"]))
+    return state, notes
+
+
+def _proposal_length(
+    config: RunConfig, models: RunModels, state: State, *, compiled: bool
+) -> dict[str, Any]:
+    """The length of a run's proposals: given, or tuned now and kept from here on."""
+    if config.proposal_fs is not None:
+        return {"proposal_fs": config.proposal_fs}
+    from egno_md.trajectories.metropolised_run import tuned
+    from egno_md.trajectories.run_setup import seeded
+
+    print("egno-md: tuning the length of proposals", file=sys.stderr)
+    found = tuned(
+        config,
+        models,
+        state,
+        lambda length_fs: seeded(config.seed, f"tuning {length_fs:g} fs"),
+        compiled=compiled,
+    )
+    print(f"egno-md: {found.sentence()}", file=sys.stderr)
+    return {"proposal_fs": found.proposal_fs, "tuning": found.to_json()}
 
 
 def _stored_parts(store: Path, models: RunModels) -> tuple[Any, Mapping[str, Any]]:
@@ -302,8 +331,8 @@ def _finish(
 
 
 def _classical_cost(config: RunConfig, models: RunModels, store: Path) -> Any:  # noqa: ANN401
-    """Time classical dynamics with the same potential, unless that is what the run was."""
-    if models.potential is None or config.mode == "classical":
+    """Time classical dynamics with the same potential, where a picosecond of the run is one."""
+    if models.potential is None or config.mode in ("classical", "metropolised"):
         return None
     from egno_md.trajectories.cost_ledger import measure_classical_cost
     from egno_md.trajectories.store_reader import TrajectoryReader

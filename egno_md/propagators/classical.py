@@ -140,6 +140,7 @@ class Langevin:
 
     reversible = False
     volume_preserving = False
+    has_bath = True
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class Thermostatted:
 
     reversible = False
     volume_preserving = False
+    has_bath = True
 
     def __init__(
         self,

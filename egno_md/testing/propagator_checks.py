@@ -6,23 +6,9 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.learned import LearnedPropagator, molecule_graph
+from egno_md.propagators.reversible_maps import reversal_error_A as reversal_error_A
 from egno_md.roles import Propagator
 from egno_md.state import State
-
-
-def reversal_error_A(propagator: Propagator, start: State) -> float:
-    """Go one segment forward, flip the velocities, go one segment forward again.
-
-    Args:
-        propagator: made for the molecule.
-        start: float64.
-
-    Returns:
-        Largest distance of a coordinate from where it started, Å.
-    """
-    there = propagator.advance(start).last
-    back = propagator.advance(there.with_(velocities=-there.velocities)).last
-    return float((back.positions - start.positions).abs().max())
 
 
 def momentum_changes(propagator: Propagator, start: State) -> tuple[float, float]:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import adk
 from egno_md.benchmarks.adk import OFFSETS, adk_paths, adk_task, measure, moved_paths
-from egno_md.config import BenchmarkConfig
 from egno_md.data.adk import BackboneTrajectory
 
 

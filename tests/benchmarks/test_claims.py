@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import egno_md.benchmarks.claims as claims
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.changed_times import dense_paths, embedding_at, published_at
 from egno_md.benchmarks.nbody import nbody_paths
 from egno_md.benchmarks.nbody_variants import AdaptivePaths
 from egno_md.benchmarks.paper_training import PublishedEGNO, seeded
 from egno_md.benchmarks.paths import PathBatch, PathTask
 from egno_md.benchmarks.symmetry_errors import symmetry_errors
-from egno_md.config import BenchmarkConfig
 from egno_md.data.nbody import NBodySplits, simulate_nbody
 from egno_md.models.egno import time_embedding
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.md17_horizons import HORIZONS_FS, WindowPlan, horizon_windows
 from egno_md.benchmarks.md17_sgdml import Scope, default_epochs, measure, sources
 from egno_md.benchmarks.md17_tasks import molecule_edges
-from egno_md.config import BenchmarkConfig
 from egno_md.data.md17_sgdml import Replicas, training_geometry
 from egno_md.data.reference_md import Sampling
 from egno_md.data.sgdml import SGDMLPotential

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import mocap
 from egno_md.benchmarks.mocap import OFFSETS, clip_groups, measure, mocap_paths, mocap_task
 from egno_md.benchmarks.paper_training import path_errors
-from egno_md.config import BenchmarkConfig
 from egno_md.data.mocap import find_mocap_file, read_mocap
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import nbody
 from egno_md.benchmarks.table import Cell
-from egno_md.config import BenchmarkConfig
 from egno_md.data.nbody import NBodyTrajectories
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.paper_training import (
     PublishedEGNO,
     Recipe,
@@ -18,7 +19,6 @@ from egno_md.benchmarks.paper_training import (
 )
 from egno_md.benchmarks.path_table import Row, measure_rows
 from egno_md.benchmarks.paths import Paths, PathTask
-from egno_md.config import BenchmarkConfig
 
 FACTORS = torch.tensor([0.3, 0.8])
 

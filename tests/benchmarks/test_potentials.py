@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import potential_rows, potentials
 from egno_md.benchmarks.potential_data import potential_task
 from egno_md.benchmarks.potential_rows import ROWS, PotentialRow, _is_long, train_potential
 from egno_md.cli import main
-from egno_md.config import BenchmarkConfig
 from tests.benchmarks.potential_files import make_folder
 
 torch.set_num_threads(1)

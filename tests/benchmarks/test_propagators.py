@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.propagator_data import Amounts, Lessons, make_lessons
 from egno_md.benchmarks.propagator_rows import TRAININGS
 from egno_md.benchmarks.propagators import compare, measure, model_file, segment_measures
 from egno_md.benchmarks.table import Cell, Table
-from egno_md.config import BenchmarkConfig
 from egno_md.state import Molecule, State
 from tests.training.springs import Springs
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.rollout_subject import egno_bundles, find_file, open_subjects, recorded
 from egno_md.bundle import load_bundle
-from egno_md.config import BenchmarkConfig
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.rollout_reference import RolloutPlan
 from egno_md.cli import main
-from egno_md.config import BenchmarkConfig
 
 
 def tables(folder):

@@ -6,10 +6,10 @@ import statistics
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import so2
 from egno_md.benchmarks.so2 import DegreeTimes, Formulations, exponent, time_degree
 from egno_md.cli import main
-from egno_md.config import BenchmarkConfig
 
 
 def seeded(seed=1):

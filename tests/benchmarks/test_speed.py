@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import speed
 from egno_md.benchmarks.speed_systems import two_molecules, water_box
-from egno_md.config import BenchmarkConfig
 from egno_md.testing.cell_checks import supercell
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.table import Cell, Table, write_tables
-from egno_md.config import BenchmarkConfig
 
 
 def test_mean_and_sample_deviation():

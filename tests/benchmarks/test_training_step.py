@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import training_step
 from egno_md.benchmarks.training_step import StepSize, cpu_seconds, random_inputs, variants
-from egno_md.config import BenchmarkConfig
 
 SMALL = StepSize(2, 4, 6, hidden=8, n_layers=2)
 

@@ -13,6 +13,7 @@ LINE = [
     "units",
     "job",
     "config",
+    "benchmark_config",
     "bundle_card",
     "state",
     "bonds",
@@ -42,7 +43,7 @@ MAY_IMPORT_BESIDE = {
     "benchmarks": {"benchmarks", "cli"},
 }
 # Loaded by `import egno_md`, `egno-md --help` and a verb's `--help`: must not bring torch.
-LIGHT = {"__init__", "__main__", "job", "config", "bundle_card", "cli", "units"}
+LIGHT = {"__init__", "__main__", "job", "config", "benchmark_config", "bundle_card", "cli", "units"}
 HEAVY = {"torch", "openmm", "mdtraj", "ase", "zarr", "e3nn", "vesin", "matplotlib", "safetensors"}
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from egno_md.trajectories.comparison import share_of_frames
 from egno_md.trajectories.divergence import (
     block_bootstrap,
     density_difference,
@@ -87,6 +88,34 @@ def test_floor_beyond_the_blocks_follows_its_law(measure, power, n_blocks):
     floor = sampling_floor(reference, n_blocks, measure, generator, noise_power=power, n_draws=300)
     assert floor.extrapolated
     assert float(floor.mean) == pytest.approx(direct, rel=0.15)
+
+
+@pytest.mark.parametrize(("measure", "power"), [(jensen_shannon, 1.0), (density_difference, 0.5)])
+def test_floor_of_a_run_with_few_frames_has_their_noise(measure, power):
+    # Five blocks' time, but one frame of twenty: measured directly.
+    probabilities = torch.linspace(1.0, 2.0, 16)
+    samples, total, n_blocks = 2000, 32, 5.0
+    reference = multinomial_blocks(total, samples, probabilities, seed=3)
+    runs = multinomial_blocks(300, int(n_blocks * samples / 20), probabilities, seed=4)
+    direct = float(measure(runs, reference.sum(0)).mean())
+    generator = torch.Generator().manual_seed(6)
+    options = {"noise_power": power, "n_draws": 300}
+    floor = sampling_floor(reference, n_blocks, measure, generator, kept=1 / 20, **options)
+    assert float(floor.mean) == pytest.approx(direct, rel=0.1)
+    dense = sampling_floor(reference, n_blocks, measure, generator, **options)
+    assert float(dense.mean) < 0.5 * direct
+
+
+@pytest.mark.parametrize(
+    ("interval_fs", "frames", "expected"), [(4.0, 100, 1.0), (64.0, 100, 0.05), (64.0, 4000, 1.0)]
+)
+def test_only_frames_far_apart_are_counted_one_by_one(interval_fs, frames, expected):
+    run = {
+        "frame_interval_fs": torch.tensor(interval_fs),
+        "block_frames": torch.tensor([frames // 2, frames // 2]),
+    }
+    reference = {"block_frames": torch.full((8,), 1000)}
+    assert share_of_frames(run, reference, 2.0) == pytest.approx(expected)
 
 
 def test_floor_needs_blocks_and_a_length():

@@ -7,7 +7,8 @@ import torch
 
 from egno_md.config import RunConfig
 from egno_md.state import Molecule
-from egno_md.trajectories.run_setup import RunModels, worth_compiling
+from egno_md.trajectories.run_models import RunModels
+from egno_md.trajectories.run_setup import worth_compiling
 
 WATER = Molecule.from_numbers([8, 1, 1], bonds=[(0, 1), (0, 2)])
 ICE = Molecule.from_numbers(WATER.numbers, bonds=WATER.bonds, pbc=(True, True, True))

@@ -1,0 +1,79 @@
+"""Settings of the benchmarks."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from egno_md.job import Job
+
+BenchmarkName = Literal[
+    "nbody",
+    "mocap",
+    "md17-sgdml",
+    "adk",
+    "claims",
+    "step",
+    "propagators",
+    "rollouts",
+    "cost",
+    "so2",
+    "speed",
+    "potentials",
+]
+
+
+class BenchmarkConfig(Job):
+    """Measure one table: train its rows, or take shipped bundles, and test them."""
+
+    verb: ClassVar[str] = "benchmark"
+    positional: ClassVar[str | None] = "name"
+
+    name: BenchmarkName
+    """nbody, mocap, md17-sgdml, adk: the paper's tables; claims: its claims; step: cost of a
+    training step; propagators: propagators of equal training cost; rollouts: long runs of
+    bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
+    products; potentials: eSCN potentials on published frames."""
+    data: str | None = None
+    """File or folder of the data; none: what the benchmark can make itself, or an error that
+    says what it needs."""
+    rows: tuple[str, ...] = ()
+    """Rows of the table; none: all."""
+    molecules: tuple[str, ...] = ()
+    """Molecules, trajectories (adk: tmd, dims), times (mocap: mocap-uniform, mocap-last) or data
+    sets (potentials: rmd17-ethanol, ccsdt-ethanol, acac-300K, 3bpa, water, mlearn-Li, mlearn-Si,
+    mlearn-Mo, oc20), where the benchmark has several; none: its default."""
+    bundles: tuple[str, ...] = ()
+    """Bundles to measure (rollouts, cost); none: the packaged ones."""
+    potentials: tuple[str, ...] = ()
+    """True potential of each bundle (rollouts), as for training: sgdml:FILE, openmm:FORCEFIELD,
+    or a bundle; none: as the bundle's card says, its file looked for in the data folder."""
+    structures: tuple[str, ...] = ()
+    """Structure file that each bundle starts from (rollouts, cost); none: as its card says."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds; each is a training of its own."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training data; none: as the benchmark's caption says."""
+    cpu_minutes: float | None = Field(None, gt=0.0)
+    """Stop each training after this much processor time (potentials: end its schedule with it);
+    none: no limit (potentials: 30 minutes, unless epochs are given)."""
+    length_ps: float | None = Field(None, gt=0.0)
+    """Length of each replica's run (rollouts); none: as the caption says, ps."""
+    n_replicas: int | None = Field(None, ge=1, le=1_000_000)
+    """Replicas (rollouts, cost); none: as the caption says."""
+    temperature_K: float = Field(300.0, gt=0.0, le=1e5)
+    """Temperature of the runs (rollouts, cost), K."""
+    friction_per_ps: float = Field(10.0, gt=0.0, le=1e4)
+    """Friction of the thermostat (rollouts), 1/ps."""
+    reference_ps: float | None = Field(None, gt=0.0)
+    """Length of each replica of the classical dynamics that long runs are held against
+    (rollouts); none: as long as those runs and as many; else four times as many, ps."""
+    out: str = "benchmarks"
+    """Folder for trainings and tables: OUT/NAME."""
+    resume: bool = False
+    """Go on with unfinished trainings found there, and take the finished ones as they are."""
+    device: str = "cpu"
+    """Where the networks run: cpu, cuda, cuda:1, ..."""
+    n_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads."""

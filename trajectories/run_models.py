@@ -1,0 +1,125 @@
+"""The models of a run: which the mode needs, and where they know less than the run asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from egno_md.bonds import constitution
+from egno_md.bundle import Bundle, load_bundle
+from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.roles import Potential
+from egno_md.state import Molecule
+from egno_md.trajectories.accelerated_run import Opener
+
+if TYPE_CHECKING:
+    from egno_md.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class RunModels:
+    """The models of a run.
+
+    Attributes:
+        learned: bundle of the network, or None in the classical mode.
+        guard: bundle of the potential, or None if it is none or of another kind.
+        potential: the potential, or None in the surrogate mode.
+        inner: the cheap potential of multiple time stepping, or None.
+        opener: opens potentials that are no bundles, in workers too.
+        hashes: name -> sha256 of each.
+        cheap: bundle of the potential that proposes, likewise.
+        proposal: that potential, or None where the network proposes or nothing does.
+    """
+
+    learned: Bundle | None = None
+    guard: Bundle | None = None
+    potential: Potential | None = None
+    inner: Potential | None = None
+    opener: Opener | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    cheap: Bundle | None = None
+    proposal: Potential | None = None
+
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """The bundles there are."""
+        return tuple(b for b in (self.learned, self.guard, self.cheap) if b is not None)
+
+    def check(self, molecule: Molecule) -> None:
+        """Refuse a molecule with elements a bundle does not know.
+
+        Raises:
+            ValueError: naming the atom and the bundle.
+        """
+        for bundle in self.bundles:
+            bundle.check_elements(molecule)
+
+
+def load_models(config: RunConfig, other_potential: Opener | None = None) -> RunModels:
+    """Load what the mode needs, and nothing else.
+
+    Args:
+        config: settings.
+        other_potential: opens a guard that is no bundle, "kind:file", and gives its sha256 too.
+
+    Raises:
+        FileNotFoundError: if a bundle is not there.
+        ValueError: if a bundle is damaged or of the wrong kind, or no guard is named where one
+            is needed.
+    """
+    learned = guard = potential = inner = cheap = proposal = None
+    hashes: dict[str, str] = {}
+    if config.proposal is not None:
+        proposal, cheap = _opened(config, config.proposal, other_potential, hashes)
+    elif config.mode != "classical":
+        learned = load_bundle(config.propagator, kind="egno")
+        hashes[learned.name] = str(learned.card.weights_sha256)
+    if config.mode != "surrogate":
+        if config.guard is None:
+            raise ValueError(
+                f"mode {config.mode!r} needs a potential and guard is none; give --guard, "
+                "or --mode surrogate to go without"
+            )
+        potential, guard = _opened(config, config.guard, other_potential, hashes)
+    if config.inner_potential is not None:
+        inner, _ = _opened(config, config.inner_potential, other_potential, hashes)
+    return RunModels(learned, guard, potential, inner, other_potential, hashes, cheap, proposal)
+
+
+def _opened(
+    config: RunConfig, name: str, other_potential: Opener | None, hashes: dict[str, str]
+) -> tuple[Potential, Bundle | None]:
+    """Open a potential, with its bundle if it is one, and note its hash."""
+    if other_potential is not None and ":" in name:
+        potential, hashes[name] = other_potential(name)
+        return potential, None
+    bundle = load_bundle(name, kind="escn")
+    hashes[bundle.name] = str(bundle.card.weights_sha256)
+    dtype = getattr(torch, config.dtype)
+    return ESCNPotential(bundle, device=config.device, dtype=dtype), bundle
+
+
+def temperature_warnings(config: RunConfig, models: RunModels) -> list[str]:
+    """Say which bundles were trained at other temperatures than the run's."""
+    said = []
+    for bundle in models.bundles:
+        span = bundle.card.temperature_range_K
+        if span and not span[0] <= config.temperature_K <= span[1]:
+            said.append(
+                f"bundle {bundle.name!r} was trained at {span[0]:g} to {span[1]:g} K; "
+                f"this run is at {config.temperature_K:g} K"
+            )
+    return said
+
+
+def molecule_warnings(models: RunModels, molecule: Molecule) -> list[str]:
+    """Say which bundles were not trained on the run's molecule."""
+    return [
+        f"bundle {bundle.name!r} was trained on {', '.join(bundle.card.molecules)} and not on "
+        f"{constitution(molecule.numbers, molecule.bonds)}: nothing it says here was tested"
+        for bundle in models.bundles
+        if bundle.was_trained_on(molecule) is False
+    ]
