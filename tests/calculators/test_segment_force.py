@@ -175,9 +175,9 @@ def test_a_packaged_network_gives_the_forces_of_the_packaged_potential() -> None
     # The O-H stretch, about 3700 1/cm, is 0.7 rad/fs; the estimate may be of a C-H stretch.
     assert 0.55 < atoms.calc.turn < 0.75
     atoms.calc = SegmentForceCalculator("ethanol-egno")
-    with pytest.warns(UserWarning, match=r"4 fs, in which the stiffest vibration turns by 2\.\d"):
+    with pytest.warns(UserWarning, match=r"3 fs, in which the stiffest vibration turns by 2\.\d"):
         atoms.get_forces()
-    assert atoms.calc.span_fs == 4.0
+    assert atoms.calc.span_fs == 3.0
 
 
 def test_other_atoms_get_a_propagator_of_their_own() -> None:

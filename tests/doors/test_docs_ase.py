@@ -24,7 +24,7 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
         exec(compile(block, "ase.md", "exec"), names)
     assert "network" in capsys.readouterr().out
     times = [float(x.split()[0]) for x in Path("ethanol.log").read_text().splitlines()[1:]]
-    assert times == pytest.approx([0.04 * k for k in range(7)])
+    assert times == pytest.approx([0.03 * k for k in range(7)])
     frames = ase.io.read("ethanol.traj", ":")
     assert all("forces" in frame.calc.results for frame in frames)
     assert names["resumed"].nsteps == 80

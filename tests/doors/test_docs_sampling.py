@@ -22,14 +22,14 @@ def test_the_example_runs(monkeypatch):
     counts = names["sampler"].statistics()
     assert counts.proposals == 20
     assert counts.acceptance > 0.5
-    assert names["sampler"].frame_interval_fs == 32.0
+    assert names["sampler"].frame_interval_fs == 36.0
 
 
 def test_the_job_file_is_read():
     (block,) = blocks("toml")
     job = make_job(RunConfig, tomllib.loads(block))
     assert job.mode == "metropolised"
-    assert job.proposal_fs == 32.0
+    assert job.proposal_fs == 36.0
 
 
 def test_the_command_has_options_that_exist():
