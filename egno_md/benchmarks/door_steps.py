@@ -172,9 +172,9 @@ def segment_doors(
     ]
     simulation = _simulation(walker, propagator)
     system = walker.system()
-    integrator = SegmentIntegrator(walker.topology(), system, propagator)
-    context = openmm.Context(system, integrator, _reference())
-    walker.placed(context)
+    framewise = _Stepped(
+        walker, system, SegmentIntegrator(walker.topology(), system, propagator)
+    )
 
     def one_by_one() -> None:
         for _ in range(n):
@@ -186,7 +186,7 @@ def segment_doors(
         Door("SegmentDynamics, Langevin", per, lambda: drivers[1].run(n)),
         Door(f"SegmentSimulation, step({n})", per, lambda: simulation.step(n)),
         Door(f"SegmentSimulation, {n} times step(1)", per, one_by_one),
-        Door("SegmentIntegrator", "frame", lambda: integrator.step(n), n),
+        Door("SegmentIntegrator", "frame", lambda: framewise.step(n), n),
     ]
     if forces:
         with warnings.catch_warnings():
@@ -239,13 +239,22 @@ def _with(atoms: Atoms, calculator: Calculator) -> Atoms:
     return atoms
 
 
-def _verlet(walker: Walker, force: openmm.Force) -> openmm.Integrator:
-    """An integrator whose context lives as long as it does."""
+class _Stepped:
+    """An integrator and its context, which would not live on by itself."""
+
+    def __init__(
+        self, walker: Walker, system: openmm.System, integrator: openmm.Integrator
+    ) -> None:
+        self.context = openmm.Context(system, integrator, _reference())
+        walker.placed(self.context)
+
+    def step(self, n: int) -> None:
+        self.context.getIntegrator().step(n)
+
+
+def _verlet(walker: Walker, force: openmm.Force) -> _Stepped:
     integrator = openmm.VerletIntegrator(TIMESTEP_FS * PS_PER_FS)
-    context = openmm.Context(walker.system(force), integrator, _reference())
-    walker.placed(context)
-    integrator.context = context
-    return integrator
+    return _Stepped(walker, walker.system(force), integrator)
 
 
 def _simulation(walker: Walker, propagator: LearnedPropagator) -> SegmentSimulation:
