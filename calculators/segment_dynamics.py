@@ -251,18 +251,18 @@ class SegmentDynamics(MolecularDynamics):
             self._positions = torch.from_numpy(self.atoms.positions.copy())
         momenta = self._velocities.numpy() * (self._masses[:, None] * FS_PER_ASE_TIME)
         self.atoms.set_momenta(momenta, apply_constraint=False)  # type: ignore[no-untyped-call]
-        cell = self.atoms.cell.array.copy()
-        self._given = (self.atoms.positions.copy(), self.atoms.get_momenta(), cell)  # type: ignore[no-untyped-call]
+        self._given = self._bits()
 
     def _edited(self) -> bool:
         """Whether somebody changed the atoms since they got their last frame."""
-        x, p, cell = self._given
+        return self._bits() != self._given
+
+    def _bits(self) -> tuple[bytes, ...]:
+        """Positions, momenta and cell that the atoms have."""
         now = self.atoms
-        return not (
-            np.array_equal(now.positions, x)
-            and np.array_equal(now.get_momenta(), p)  # type: ignore[no-untyped-call]
-            and np.array_equal(now.cell.array, cell)
-        )
+        momenta = now.arrays.get("momenta")
+        p = b"" if momenta is None else momenta.tobytes()
+        return now.positions.tobytes(), p, now.cell.array.tobytes()
 
     def _check_same_atoms(self) -> None:
         """Refuse atoms that are not those the propagator was made for."""
