@@ -112,7 +112,7 @@ def fitted(terms: Terms, potential: Potential, frames: State) -> Tensor:
     from scipy.optimize import lsq_linear
 
     wanted = potential.evaluate(frames).forces.double()
-    x = frames.positions.double().requires_grad_()
+    x = frames.positions.double().clone().requires_grad_()
     shapes = terms.shapes(x).sum(0)
     columns = [-torch.autograd.grad(one, x, retain_graph=True)[0].flatten() for one in shapes]
     weights = frames.molecule.masses.rsqrt()[:, None].expand_as(wanted).flatten()

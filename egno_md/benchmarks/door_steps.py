@@ -25,12 +25,15 @@ from egno_md.calculators.segment_simulation import SegmentSimulation
 from egno_md.calculators.shared_models import open_shared
 from egno_md.propagators.classical import VelocityVerlet
 from egno_md.propagators.learned import LearnedPropagator
-from egno_md.roles import Potential
+from egno_md.roles import EnergyForces, Potential
 from egno_md.state import State, maxwell_boltzmann
 from egno_md.units import FS_PER_ASE_TIME, NM_PER_A, PS_PER_FS
 
 #: Time step of force-driven doors, fs.
 TIMESTEP_FS: Final = 0.5
+
+#: Calls in a loop without a model.
+LOOP: Final = 100
 
 
 class FreeForces(Calculator):
@@ -141,12 +144,14 @@ def potential_doors(walker: Walker, calculator: ESCNCalculator, clock: ModelCloc
             openmm.PythonForce(FreeForce(len(numbers))),
         )
     )
-    asked = _Asked(walker, potential)
+    asked = _Asked(walker, potential, 1)
+    loop = _Asked(walker, FreePotential(len(numbers)), LOOP)
     return [
         Door("velocity Verlet of egno_md, no engine", per, plain.advance, n),
         Door("ASE's velocity Verlet, ESCNCalculator", per, lambda: learned.run(n), n),
         Door("ASE's velocity Verlet, forces at no cost", per, lambda: free.run(n), n),
         Door("the function of openmm_force alone", "call", asked.ask, 1, asked.move),
+        Door("the same in a loop, a model at no cost", "call", loop.ask, LOOP, loop.move),
         Door("OpenMM's Verlet, openmm_force", per, lambda: ours.step(n), n),
         Door("OpenMM's Verlet, a function that returns zeros", per, lambda: zeros.step(n), n),
     ]
@@ -172,9 +177,7 @@ def segment_doors(
     ]
     simulation = _simulation(walker, propagator)
     system = walker.system()
-    framewise = _Stepped(
-        walker, system, SegmentIntegrator(walker.topology(), system, propagator)
-    )
+    framewise = _Stepped(walker, system, SegmentIntegrator(walker.topology(), system, propagator))
 
     def one_by_one() -> None:
         for _ in range(n):
@@ -212,10 +215,27 @@ class _Chain:
         self._state = self._propagator.advance(self._state).last
 
 
+class FreePotential:
+    """A potential that gives forces of zero at no cost: what is left is the door."""
+
+    def __init__(self, n: int) -> None:
+        """Make the answer."""
+        zeros = torch.zeros((1, n, 3), dtype=torch.float64)
+        self._answer = EnergyForces(torch.zeros(1, dtype=torch.float64), zeros)
+
+    def evaluate(self, state: State) -> EnergyForces:
+        """Answer."""
+        return self._answer
+
+    def energies(self, state: State) -> torch.Tensor:
+        """Answer."""
+        return self._answer.energy
+
+
 class _Asked:
     """The function that OpenMM would call, with the states that OpenMM would pass."""
 
-    def __init__(self, walker: Walker, potential: Potential) -> None:
+    def __init__(self, walker: Walker, potential: Potential, times: int) -> None:
         shared = open_shared(potential)
         molecule = walker.state.molecule
         plan = ForcePlan(shared.source, tuple(molecule.numbers.tolist()), any(molecule.pbc))
@@ -224,14 +244,20 @@ class _Asked:
             walker.system(), openmm.VerletIntegrator(TIMESTEP_FS * PS_PER_FS), _reference()
         )
         walker.placed(self._context)
-        self._state: Any = None
+        self._times = times
+        self._states: list[Any] = []
 
     def move(self) -> None:
-        self._context.getIntegrator().step(1)
-        self._state = self._context.getState(positions=True)
+        """Make new states: answers are kept for old ones."""
+        self._states = []
+        for _ in range(self._times):
+            self._context.getIntegrator().step(1)
+            self._states.append(self._context.getState(positions=True))
 
     def ask(self) -> None:
-        self._ask(self._state)
+        """Ask about each state."""
+        for state in self._states:
+            self._ask(state)
 
 
 def _with(atoms: Atoms, calculator: Calculator) -> Atoms:

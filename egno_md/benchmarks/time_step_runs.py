@@ -31,7 +31,7 @@ from egno_md.state import State, maxwell_boltzmann
 from egno_md.units import BOLTZMANN_EV_PER_K, KJ_PER_MOL, NM_PER_A, PS_PER_FS
 
 #: eSCN evaluations of every row and start: rows cost the same and differ in length.
-N_CALLS: Final = 600
+N_CALLS: Final = 500
 
 #: Time between energies that are looked at, fs; every outer step divides it.
 _LOOK_FS: Final = 16.0
