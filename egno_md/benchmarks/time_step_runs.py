@@ -106,7 +106,7 @@ def time_step_table(config: BenchmarkConfig) -> Table:
     """Run every scheme from the same starts.
 
     Args:
-        config: `n_replicas` starts instead of 4; temperature and first seed.
+        config: `n_replicas` starts instead of 3; temperature and first seed.
     """
     calculator = ESCNCalculator(_BUNDLE)
     potential = calculator.potential
@@ -115,7 +115,7 @@ def time_step_table(config: BenchmarkConfig) -> Table:
     frames = _sampled(potential, minimum, draw)
     terms = terms_at(minimum)
     constants = fitted(terms, potential, frames)
-    n_starts = min(config.n_replicas or 4, frames.n_replicas)
+    n_starts = min(config.n_replicas or 3, frames.n_replicas)
     # The last frames of as many replicas.
     x = frames.positions[-n_starts:]
     v = maxwell_boltzmann(minimum.molecule, n_starts, config.temperature_K, draw)
