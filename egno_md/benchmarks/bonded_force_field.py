@@ -109,7 +109,7 @@ def fitted(terms: Terms, potential: Potential, frames: State) -> Tensor:
     Returns:
         The constants, `(n_constants,)`, eV per unit of the shape.
     """
-    from scipy.optimize import lsq_linear
+    from scipy.optimize import lsq_linear  # type: ignore[import-untyped]
 
     wanted = potential.evaluate(frames).forces.double()
     x = frames.positions.double().clone().requires_grad_()
@@ -184,7 +184,8 @@ def _fill(
 
 def _lengths(x: Tensor, pairs: Tensor) -> Tensor:
     """Distances, `(n_replicas, n_pairs)`."""
-    return (x[:, pairs[:, 0]] - x[:, pairs[:, 1]]).norm(dim=-1)
+    found: Tensor = (x[:, pairs[:, 0]] - x[:, pairs[:, 1]]).norm(dim=-1)
+    return found
 
 
 def _openings(x: Tensor, triples: Tensor) -> Tensor:

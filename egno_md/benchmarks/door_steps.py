@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -148,8 +149,8 @@ def potential_doors(walker: Walker, calculator: ESCNCalculator, clock: ModelCloc
     loop = _Asked(walker, FreePotential(len(numbers)), LOOP)
     return [
         Door("velocity Verlet of egno_md, no engine", per, plain.advance, n),
-        Door("ASE's velocity Verlet, ESCNCalculator", per, lambda: learned.run(n), n),
-        Door("ASE's velocity Verlet, forces at no cost", per, lambda: free.run(n), n),
+        Door("ASE's velocity Verlet, ESCNCalculator", per, partial(learned.run, n), n),
+        Door("ASE's velocity Verlet, forces at no cost", per, partial(free.run, n), n),
         Door("the function of openmm_force alone", "call", asked.ask, 1, asked.move),
         Door("the same in a loop, a model at no cost", "call", loop.ask, LOOP, loop.move),
         Door("OpenMM's Verlet, openmm_force", per, lambda: ours.step(n), n),
@@ -185,8 +186,8 @@ def segment_doors(
 
     doors = [
         Door("advance in a loop, no engine", per, plain.advance),
-        Door("SegmentDynamics, constant energy", per, lambda: drivers[0].run(n)),
-        Door("SegmentDynamics, Langevin", per, lambda: drivers[1].run(n)),
+        Door("SegmentDynamics, constant energy", per, partial(drivers[0].run, n)),
+        Door("SegmentDynamics, Langevin", per, partial(drivers[1].run, n)),
         Door(f"SegmentSimulation, step({n})", per, lambda: simulation.step(n)),
         Door(f"SegmentSimulation, {n} times step(1)", per, one_by_one),
         Door("SegmentIntegrator", "frame", lambda: framewise.step(n), n),
@@ -200,7 +201,7 @@ def segment_doors(
         # So short steps that the atoms stay where they are, in other bits.
         driver = ASEVelocityVerlet(atoms, 0.01 * units.fs)
         doors.append(
-            Door("ASE's velocity Verlet, SegmentForceCalculator", "step", lambda: driver.run(n), n)
+            Door("ASE's velocity Verlet, SegmentForceCalculator", "step", partial(driver.run, n), n)
         )
     return doors
 
