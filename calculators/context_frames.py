@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from egno_md.calculators.openmm_molecule import ParticleRoles
+from egno_md.calculators.state_numbers import Box, box_nm, positions_nm, velocities_nm_per_ps
 from egno_md.state import Molecule, State
 from egno_md.units import NM_PER_A, PS_PER_FS
 
@@ -33,19 +34,19 @@ class Snapshot:
     Attributes:
         positions: `(n_particles, 3)`, nm, unwrapped.
         velocities: same shape, nm/ps.
-        box: `(3, 3)`, nm.
+        box: three vectors, nm.
     """
 
     positions: Array
     velocities: Array
-    box: Array
+    box: Box
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether all numbers are the same."""
         return (
             np.array_equal(self.positions, other.positions)
             and np.array_equal(self.velocities, other.velocities)
-            and np.array_equal(self.box, other.box)
+            and self.box == other.box
         )
 
 
@@ -80,15 +81,11 @@ class ContextFrames:
             openmm.OpenMMException: if positions were never set.
         """
         state = self.context.getState(positions=True, velocities=True)
-        return Snapshot(
-            state.getPositions(asNumpy=True)._value,
-            state.getVelocities(asNumpy=True)._value,
-            np.array([tuple(v._value) for v in state.getPeriodicBoxVectors()]),
-        )
+        return Snapshot(positions_nm(state), velocities_nm_per_ps(state), box_nm(state))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put everything back."""
-        self.context.setPeriodicBoxVectors(*snapshot.box.tolist())
+        self.context.setPeriodicBoxVectors(*snapshot.box)
         self.context.setPositions(snapshot.positions)
         self.context.setVelocities(snapshot.velocities)
 
@@ -106,7 +103,7 @@ class ContextFrames:
         v[self.roles.frozen] = 0.0
         cell = None
         if any(self.molecule.pbc):
-            cell = torch.from_numpy(seen.box / NM_PER_A)[None]
+            cell = torch.tensor(seen.box, dtype=torch.float64)[None] / NM_PER_A
         x = torch.from_numpy(seen.positions[self.roles.atoms] / NM_PER_A)
         return State(self.molecule, x[None], torch.from_numpy(v)[None], time_fs, cell)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egno_md.calculators.shared_models import ModelSource, SharedPotential, find_shared
+from egno_md.calculators.state_numbers import Box, box_nm, positions_nm
 from egno_md.state import Molecule, State
 from egno_md.units import KJ_PER_MOL, NM_PER_A
 
@@ -63,7 +64,8 @@ class ForceEvaluation:
         """
         self.plan, self._shared = plan, shared
         self._state: State | None = None
-        self._last: tuple[Tensor, Tensor | None, float, Tensor] | None = None
+        self._box: Box | None = None
+        self._last: tuple[Tensor, Box | None, float, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """Return what makes this again: where the model is, not the model."""
@@ -91,45 +93,51 @@ class ForceEvaluation:
             ValueError: if the model refuses the atoms or a result is not finite. OpenMM passes
                 on the message alone, so the rest goes to the log.
         """
-        places = state.getPositions(asNumpy=True)._value
-        everything = torch.from_numpy(places)
-        rows = self.plan.rows
-        x = (everything[list(rows)] if rows else everything) * _LENGTH
-        energy, forces = self._computed(x, self._cell(state, x.device))
+        everything = torch.from_numpy(positions_nm(state))
+        rows = list(self.plan.rows)
+        energy, forces = self._computed(everything[rows] if rows else everything, state)
         factor = self._factor(state)
-        mine = forces.cpu().double().numpy() * (_FORCE * factor)
+        mine = forces.to("cpu", torch.float64) * (_FORCE * factor)
         if rows:
-            spread = np.zeros_like(places)
-            spread[list(rows)] = mine
-            mine = spread
-        return energy * _ENERGY * factor, mine
+            mine = torch.zeros_like(everything).index_copy_(0, torch.tensor(rows), mine)
+        return energy * _ENERGY * factor, mine.numpy()
 
-    def _computed(self, x: Tensor, cell: Tensor | None) -> tuple[float, Tensor]:
-        """Energy (eV) and forces (eV/Å, `(n, 3)`) at positions `(n, 3)` Å, perhaps from before."""
+    def _computed(self, places: Tensor, state: Any) -> tuple[float, Tensor]:  # noqa: ANN401
+        """Energy (eV) and forces (eV/Å, `(n, 3)`), perhaps from before.
+
+        Args:
+            places: positions, `(n, 3)`, nm, float64, a tensor that nobody else changes.
+            state: of OpenMM; gives the box.
+        """
+        box = box_nm(state) if self.plan.periodic else None
         last = self._last
-        if last is not None and torch.equal(last[0], x) and _same(last[1], cell):
+        if last is not None and last[1] == box and torch.equal(last[0], places):
             return last[2], last[3]
         try:
-            energy, forces = self._fresh(x, cell)
+            energy, forces = self._fresh(places * _LENGTH, box)
         except Exception as error:
-            _LOG.error("a force on %d atoms failed", len(x), exc_info=True)
+            _LOG.error("a force on %d atoms failed", len(places), exc_info=True)
             raise ValueError(
-                f"{error} [atoms are counted within the {len(x)} of this force]"
+                f"{error} [atoms are counted within the {len(places)} of this force]"
             ) from error
-        self._last = (x, cell, energy, forces)
+        self._last = (places, box, energy, forces)
         return energy, forces
 
-    def _fresh(self, x: Tensor, cell: Tensor | None) -> tuple[float, Tensor]:
-        """Ask the model."""
+    def _fresh(self, x: Tensor, box: Box | None) -> tuple[float, Tensor]:
+        """Ask the model about positions `(n, 3)`, Å, in a box, nm."""
         if self._shared is None:
             self._shared = find_shared(self.plan.source)
+        potential = self._shared.potential
         # OpenMM may call from a thread of its own: what the caller switched there is unknown.
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(x.device.type, enabled=False),
-        ):
-            found = self._shared.potential.evaluate(self._state_at(x.clone(), cell))
+        if _usual_modes(x.device.type):
+            found = potential.evaluate(self._state_at(x, box))
+        else:
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                torch.autocast(x.device.type, enabled=False),
+            ):
+                found = potential.evaluate(self._state_at(x.clone(), box))
         energy, forces = float(found.energy[0]), found.forces[0]
         if not math.isfinite(energy):
             raise ValueError(f"the energy came out as {energy} eV")
@@ -138,26 +146,25 @@ class ForceEvaluation:
             raise ValueError(f"the force on atom {atom} came out not finite")
         return energy, forces
 
-    def _state_at(self, x: Tensor, cell: Tensor | None) -> State:
-        """Make the state of positions `(n, 3)` Å; all but these is checked once per cell."""
-        n, last = len(self.plan.numbers), self._state
-        if len(x) != n:
-            raise ValueError(f"the force was made for {n} particles, the System has {len(x)}")
-        if last is None or not _same(last.cell, cell) or last.positions.device != x.device:
-            pbc = (self.plan.periodic,) * 3
-            molecule = Molecule.from_numbers(self.plan.numbers, pbc=pbc)
-            self._state = State.at_rest(molecule, x, cell=cell)
+    def _state_at(self, x: Tensor, box: Box | None) -> State:
+        """Make the state of positions `(n, 3)` Å; all but these is checked once per box."""
+        last = self._state
+        if len(x) != len(self.plan.numbers):
+            raise ValueError(
+                f"the force was made for {len(self.plan.numbers)} particles, the System has "
+                f"{len(x)}"
+            )
+        if last is None or self._box != box or last.positions.device != x.device:
+            molecule = Molecule.from_numbers(self.plan.numbers, pbc=(self.plan.periodic,) * 3)
+            cell = None
+            if box is not None:
+                cell = torch.tensor(box, dtype=torch.float64, device=x.device) * _LENGTH
+            self._state, self._box = State.at_rest(molecule, x, cell=cell), box
             return self._state
         if not _all_finite(x):
+            cell = None if last.cell is None else last.cell[0]
             return State.at_rest(last.molecule, x, cell=cell)  # says what is wrong
         return _moved(last, x)
-
-    def _cell(self, state: Any, device: torch.device) -> Tensor | None:  # noqa: ANN401
-        """Box vectors, `(3, 3)` Å, or None without periodicity."""
-        if not self.plan.periodic:
-            return None
-        box = torch.from_numpy(state.getPeriodicBoxVectors(asNumpy=True)._value)
-        return (box * _LENGTH).to(device)
 
     def _factor(self, state: Any) -> float:  # noqa: ANN401
         """What the global parameter multiplies with."""
@@ -190,19 +197,25 @@ class TensorEvaluation(ForceEvaluation):
             raise ValueError(
                 "PythonTorchForce passes positions; this function is not for PythonForce"
             )
-        x = positions.detach().double() * _LENGTH
-        energy, forces = self._computed(x, self._cell(state, x.device))
+        # A copy: the positions of the next step may come in the same memory.
+        places = positions.detach().to(torch.float64, copy=True)
+        energy, forces = self._computed(places, state)
         factor = self._factor(state)
         # Fresh tensors at every call: PythonTorchForce gives up references it does not own.
         scaled = (forces.double() * (_FORCE * factor)).to(positions)
         return torch.tensor(energy * _ENERGY * factor, dtype=torch.float64), scaled
 
 
-def _same(first: Tensor | None, second: Tensor | None) -> bool:
-    """Whether two cells, `(..., 3, 3)` Å, or None, are the same."""
-    if first is None or second is None:
-        return first is second
-    return torch.equal(first.view(3, 3), second)
+def _usual_modes(device: str) -> bool:
+    """Whether torch computes as it does at first: gradients on, nothing else.
+
+    To look takes a fraction of the time that it takes to switch.
+    """
+    return (
+        torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
+        and not torch.is_autocast_enabled(device)
+    )
 
 
 def _all_finite(values: Tensor) -> bool:

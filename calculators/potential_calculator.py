@@ -17,6 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from egno_md.ase_atoms import molecule_from_atoms, refuse_charge_and_spin, state_from_atoms
 from egno_md.calculators.evaluation_options import checked_threads, threads
+from egno_md.calculators.unchanged_atoms import surely_unchanged
 from egno_md.roles import EnergyForces, Potential
 from egno_md.state import Molecule, State
 
@@ -75,7 +76,9 @@ class PotentialCalculator(Calculator):
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Say what has changed, a charge or spin in `atoms.info` included."""
-        changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
+        changes: list[str] = []
+        if not surely_unchanged(self.atoms, atoms):
+            changes = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
         if not changes:
             try:
                 refuse_charge_and_spin(atoms)

@@ -55,6 +55,8 @@ class SegmentDynamics(MolecularDynamics):
     _segment: Segment | None
     _next: int
     _n_finite: int
+    _places: Tensor
+    _speeds: Tensor
 
     def __init__(
         self,
@@ -159,7 +161,7 @@ class SegmentDynamics(MolecularDynamics):
             loginterval,
             append_trajectory=append_trajectory,
         )
-        self._put(moving.positions[0], v[0])
+        self._put(_own(moving.positions[0]), _own(v[0]))
         if logfile:
             logger = _Logger(dyn=self, atoms=atoms, logfile=logfile, comm=self.comm)
             self.attach(self.closelater(logger), loginterval)  # type: ignore[no-untyped-call]
@@ -209,14 +211,17 @@ class SegmentDynamics(MolecularDynamics):
                 f"frame {self.nsteps + 1} ({float(segment.times_fs[k]):g} fs) is not finite: the "
                 "propagator left what it was trained for; give a guard, or start elsewhere"
             )
-        self._put(segment.positions[0, k], segment.velocities[0, k])
+        self._put(self._places[k], self._speeds[k])
         self._made_by = MadeBy(int(segment.made_by[0, k]))
         self._next = k + 1
 
     def _take(self, segment: Segment | None) -> None:
         """Hand out this segment from its first frame on."""
         self._segment, self._next = segment, 0
-        self._n_finite = 0 if segment is None else int(leading(finite_frames(segment))[0])
+        self._n_finite = 0
+        if segment is not None:
+            self._n_finite = int(leading(finite_frames(segment))[0])
+            self._places, self._speeds = _own(segment.positions[0]), _own(segment.velocities[0])
 
     def _planned(self) -> Segment:
         """Let the bath act and make a segment."""
@@ -240,9 +245,13 @@ class SegmentDynamics(MolecularDynamics):
         return segment
 
     def _put(self, positions: Tensor, velocities: Tensor) -> None:
-        """Give the atoms a frame, held atoms where they are, and remember what they got."""
-        self._positions = positions.detach().to("cpu", torch.float64).clone()
-        self._velocities = velocities.detach().to("cpu", torch.float64).clone()
+        """Give the atoms a frame, held atoms where they are, and remember what they got.
+
+        Args:
+            positions: `(n_atoms, 3)`, Å, that `_own` gave.
+            velocities: same shape, Å/fs.
+        """
+        self._positions, self._velocities = positions, velocities
         held = list(self._held.atoms)
         if held:
             self._positions[held] = torch.from_numpy(self.atoms.positions[held])
@@ -252,18 +261,18 @@ class SegmentDynamics(MolecularDynamics):
             self._positions = torch.from_numpy(self.atoms.positions.copy())
         momenta = self._velocities.numpy() * (self._masses[:, None] * FS_PER_ASE_TIME)
         self.atoms.set_momenta(momenta, apply_constraint=False)  # type: ignore[no-untyped-call]
-        cell = self.atoms.cell.array.copy()
-        self._given = (self.atoms.positions.copy(), self.atoms.get_momenta(), cell)  # type: ignore[no-untyped-call]
+        self._given = self._bits()
 
     def _edited(self) -> bool:
         """Whether somebody changed the atoms since they got their last frame."""
-        x, p, cell = self._given
+        return self._bits() != self._given
+
+    def _bits(self) -> tuple[bytes, ...]:
+        """Positions, momenta and cell that the atoms have."""
         now = self.atoms
-        return not (
-            np.array_equal(now.positions, x)
-            and np.array_equal(now.get_momenta(), p)  # type: ignore[no-untyped-call]
-            and np.array_equal(now.cell.array, cell)
-        )
+        momenta = now.arrays.get("momenta")
+        p = b"" if momenta is None else momenta.tobytes()
+        return now.positions.tobytes(), p, now.cell.array.tobytes()
 
     def _check_same_atoms(self) -> None:
         """Refuse atoms that are not those the propagator was made for."""
@@ -346,7 +355,7 @@ class SegmentDynamics(MolecularDynamics):
         self.nsteps = int(record["nsteps"])
         self.atoms.set_cell(record["cell"].numpy())  # type: ignore[no-untyped-call]
         self.atoms.set_positions(record["positions"].numpy(), apply_constraint=False)  # type: ignore[no-untyped-call]
-        self._put(record["positions"], record["velocities"])
+        self._put(_own(record["positions"]), _own(record["velocities"]))
         self._made_by = MadeBy(int(record["made_by"]))
         frames = taken_from("segment", record)
         self._take(None)
@@ -361,6 +370,11 @@ class _Logger(MDLogger):
 
     def _potential_energy(self) -> float:
         return float("nan") if self.atoms.calc is None else float(super()._potential_energy())  # type: ignore[no-untyped-call]
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU in float64 that nobody else has."""
+    return tensor.detach().to("cpu", torch.float64, copy=True)
 
 
 def _checked_start(atoms: Atoms, bonds: Sequence[tuple[int, int]] | Tensor | None) -> State:

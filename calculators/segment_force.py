@@ -36,6 +36,7 @@ from egno_md.calculators.segment_parts import (
     learned_or_given,
     potential_behind,
 )
+from egno_md.calculators.unchanged_atoms import surely_unchanged
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.roles import Propagator
 from egno_md.state import Molecule, State
@@ -131,7 +132,9 @@ class SegmentForceCalculator(Calculator):
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Say what has changed, masses included: a segment depends on them."""
-        changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
+        changes: list[str] = []
+        if not surely_unchanged(self.atoms, atoms):
+            changes = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]
         if not changes and self.atoms is not None:
             before = self.atoms.get_masses()
             now = atoms.get_masses()
@@ -186,14 +189,14 @@ class SegmentForceCalculator(Calculator):
 
     def _known(self, atoms: Atoms) -> Molecule:
         """The molecule; new atoms want a new propagator."""
-        known = molecule_from_atoms(atoms)
         old = self._molecule
         if (
             old is None
-            or not torch.equal(old.numbers, known.numbers)
-            or not torch.equal(old.masses, known.masses)
-            or old.pbc != known.pbc
+            or not np.array_equal(old.numbers.numpy(), atoms.numbers)
+            or not np.array_equal(old.masses.numpy(), atoms.get_masses())
+            or old.pbc != tuple(bool(p) for p in atoms.pbc)
         ):
+            known = molecule_from_atoms(atoms)
             at_rest = state_from_atoms(atoms, known, at_rest=True)
             cell = None if at_rest.cell is None else at_rest.cell[0]
             x = at_rest.positions[0]

@@ -32,6 +32,7 @@ from openmm import app
 
 from egno_md.calculators.openmm_molecule import ParticleRoles, particle_roles
 from egno_md.calculators.segment_scheme import open_propagator, refuse_constraints
+from egno_md.calculators.state_numbers import box_nm, positions_nm
 from egno_md.propagators.guarded import finite_frames
 from egno_md.roles import Propagator
 from egno_md.state import State
@@ -134,19 +135,18 @@ class _Relay:
 
     def take_velocities(self, state: openmm.State) -> Array:
         """Remember what stands where positions are: velocities, nm/ps."""
-        self._v = state.getPositions(asNumpy=True)._value.copy()
+        self._v = positions_nm(state)
         return np.zeros_like(self._v)
 
     def displacements(self, state: openmm.State) -> Array:
         """Make the frame that follows; return by how much atoms move, nm."""
         roles = self._roles
-        x = state.getPositions(asNumpy=True)._value
+        x = positions_nm(state)
         v = self._v[roles.atoms] / _VELOCITY
         v[roles.frozen] = 0.0
         cell = None
         if any(roles.molecule.pbc):
-            box = np.array([tuple(a._value) for a in state.getPeriodicBoxVectors()])
-            cell = torch.from_numpy(box / NM_PER_A)[None]
+            cell = torch.tensor(box_nm(state), dtype=torch.float64)[None] / NM_PER_A
         start = State(
             roles.molecule,
             torch.from_numpy(x[roles.atoms] / NM_PER_A)[None],

@@ -21,6 +21,7 @@ BenchmarkName = Literal[
     "so2",
     "speed",
     "potentials",
+    "doors",
 ]
 
 
@@ -34,7 +35,8 @@ class BenchmarkConfig(Job):
     """nbody, mocap, md17-sgdml, adk: the paper's tables; claims: its claims; step: cost of a
     training step; propagators: propagators of equal training cost; rollouts: long runs of
     bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
-    products; potentials: eSCN potentials on published frames."""
+    products; potentials: eSCN potentials on published frames; doors: what ASE and OpenMM add to
+    the cost of the models."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""

@@ -1,10 +1,8 @@
-"""Long use leaks nothing worth speaking of. Slow: thousands of steps."""
+"""Long use of a force with a network leaks nothing worth speaking of."""
 
 from __future__ import annotations
 
 import copy
-import gc
-import resource
 
 import openmm
 import pytest
@@ -17,19 +15,10 @@ from tests.calculators.openmm_waters import (
     system_of,
     waters,
 )
-
-pytestmark = pytest.mark.slow
-
-
-def resident_MB():
-    gc.collect()
-    try:
-        with open("/proc/self/statm") as stream:
-            return int(stream.read().split()[1]) * resource.getpagesize() / 2**20
-    except FileNotFoundError:
-        pytest.skip("no /proc/self/statm on this system")
+from tests.calculators.resident_memory import resident_MB
 
 
+@pytest.mark.slow
 def test_5000_steps_grow_the_process_by_less_than_5_percent(tmp_path):
     x, numbers = waters(2)
     force = openmm_force(save_water_bundle(tmp_path / "water.bundle"), numbers, device="cpu")

@@ -1,0 +1,247 @@
+"""Longer steps for eSCN: a fitted force field inside, what it misses outside (r-RESPA).
+
+The energy is eSCN's in every row. With V of `bonded_force_field`, r-RESPA (Tuckerman, Berne and
+Martyna, J. Chem. Phys. 97, 1990 (1992)) integrates V in short inner steps and eSCN - V, which has
+nothing stiff left, once in an outer step: eSCN is asked once per outer step.
+
+OpenMM does this with force groups: V in group 0; eSCN and -V in group 1.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import openmm
+import torch
+
+from egno_md.benchmark_config import BenchmarkConfig
+from egno_md.benchmarks.bonded_force_field import Terms, fitted, openmm_forces, terms_at
+from egno_md.benchmarks.model_clock import ModelClock
+from egno_md.benchmarks.rollout_subject import find_file
+from egno_md.benchmarks.table import Cell, Table
+from egno_md.calculators.escn_calculator import ESCNCalculator
+from egno_md.calculators.openmm_force import openmm_force
+from egno_md.propagators.classical import Langevin
+from egno_md.roles import Potential
+from egno_md.state import State, maxwell_boltzmann
+from egno_md.units import BOLTZMANN_EV_PER_K, KJ_PER_MOL, NM_PER_A, PS_PER_FS
+
+#: eSCN evaluations of every row and start: rows cost the same and differ in length.
+N_CALLS: Final = 500
+
+#: Time between energies that are looked at, fs; every outer step divides it.
+_LOOK_FS: Final = 16.0
+
+#: Inner step, fs.
+_INNER_FS: Final = 0.5
+
+#: Temperature at which frames for the fit are sampled, K, and their number.
+_HOT_K: Final = 450.0
+_N_FRAMES: Final = (16, 8)
+
+_BUNDLE: Final = "ethanol-escn"
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A row.
+
+    Attributes:
+        outer_fs: time between evaluations of eSCN.
+        split: whether the force field goes inside.
+        friction_per_ps: of a Langevin bath; None: constant energy.
+    """
+
+    outer_fs: float
+    split: bool
+    friction_per_ps: float | None = None
+
+    def integrator(self, kelvin: float, seed: int) -> openmm.Integrator:
+        """Make the integrator; without a split it is velocity Verlet."""
+        groups = [(1, 1), (0, round(self.outer_fs / _INNER_FS))] if self.split else [(1, 1)]
+        step_ps = self.outer_fs * PS_PER_FS
+        if self.friction_per_ps is None:
+            return openmm.MTSIntegrator(step_ps, groups)
+        made = openmm.MTSLangevinIntegrator(kelvin, self.friction_per_ps, step_ps, groups)
+        made.setRandomNumberSeed(seed)
+        return made
+
+
+SCHEMES: Final[Mapping[str, Scheme]] = {
+    "Verlet, 0.5 fs": Scheme(0.5, False),
+    "Verlet, 1 fs": Scheme(1.0, False),
+    "Verlet, 2 fs": Scheme(2.0, False),
+    "MTS, 2 fs": Scheme(2.0, True),
+    "MTS, 4 fs": Scheme(4.0, True),
+    "MTS, Langevin 10/ps, 4 fs": Scheme(4.0, True, 10.0),
+}
+
+
+@dataclass(slots=True)
+class Run:
+    """What a row's runs gave.
+
+    Attributes:
+        slopes: of the total energy, meV/atom/ps, for each start.
+        wobbles: rms about that line, meV/atom.
+        kelvins: mean temperature of each start.
+        seconds: processor time, inside and outside the model.
+        calls: evaluations.
+        length_ps: simulated.
+    """
+
+    slopes: list[float] = field(default_factory=list)
+    wobbles: list[float] = field(default_factory=list)
+    kelvins: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    calls: int = 0
+    length_ps: float = 0.0
+
+
+def time_step_table(config: BenchmarkConfig) -> Table:
+    """Run every scheme from the same starts.
+
+    Args:
+        config: `n_replicas` starts instead of 3; temperature and first seed.
+    """
+    calculator = ESCNCalculator(_BUNDLE)
+    potential = calculator.potential
+    minimum = _minimum(calculator)
+    draw = torch.Generator().manual_seed(config.seeds[0])
+    frames = _sampled(potential, minimum, draw)
+    terms = terms_at(minimum)
+    constants = fitted(terms, potential, frames)
+    n_starts = min(config.n_replicas or 3, frames.n_replicas)
+    # The last frames of as many replicas.
+    x = frames.positions[-n_starts:]
+    v = maxwell_boltzmann(minimum.molecule, n_starts, config.temperature_K, draw)
+    starts = State(minimum.molecule, x, v, 0.0)
+    clock = ModelClock()
+    clock.watch(potential, "evaluate")
+    runs = {name: Run() for name in SCHEMES}
+    for r in range(n_starts):
+        for name, scheme in SCHEMES.items():
+            system = _system(potential, starts, (terms, constants) if scheme.split else None)
+            integrator = scheme.integrator(config.temperature_K, config.seeds[0] + r)
+            _follow(system, integrator, starts.replica(r), scheme, clock, runs[name])
+    return _table(runs, n_starts, _missed(terms, constants, potential, frames))
+
+
+def _minimum(calculator: ESCNCalculator) -> State:
+    """Ethanol at rest where its energy is least."""
+    import ase.io
+    from ase.optimize import BFGS
+
+    from egno_md.ase_atoms import state_from_atoms
+
+    atoms = ase.io.read(find_file("ethanol.xyz", None))
+    atoms.calc = calculator  # type: ignore[union-attr]
+    BFGS(atoms, logfile=None).run(fmax=0.005, steps=300)  # type: ignore[arg-type, no-untyped-call]
+    return state_from_atoms(atoms, at_rest=True)  # type: ignore[arg-type]
+
+
+def _sampled(potential: Potential, minimum: State, draw: torch.Generator) -> State:
+    """Frames of hot dynamics, a replica each."""
+    molecule, (n, per) = minimum.molecule, _N_FRAMES
+    # Half of the energy that this puts into the velocities goes into the springs.
+    hot = maxwell_boltzmann(molecule, n, 2.0 * _HOT_K, draw)
+    start = State(molecule, minimum.positions.expand(n, -1, -1).clone(), hot, 0.0)
+    bath = Langevin(potential, 1.0, 25.0, per, _HOT_K, 20.0, draw)
+    x = bath.advance(start).positions
+    return State.at_rest(molecule, x.transpose(0, 1).reshape(-1, molecule.n_atoms, 3))
+
+
+def _missed(terms: Terms, constants: torch.Tensor, potential: Potential, frames: State) -> float:
+    """Share of the force that the force field misses, rms."""
+    wanted = potential.evaluate(frames).forces.double()
+    x = frames.positions.clone().requires_grad_()
+    found = -torch.autograd.grad((terms.shapes(x) @ constants).sum(), x)[0]
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def _system(
+    potential: Potential, state: State, inside: tuple[Terms, torch.Tensor] | None
+) -> openmm.System:
+    """ESCN in group 1; a force field in group 0, and taken away in group 1."""
+    system = openmm.System()
+    for mass in state.molecule.masses.tolist():
+        system.addParticle(mass)
+    slow = openmm_force(potential, state.molecule.numbers.tolist())
+    slow.setForceGroup(1)
+    forces = [slow]
+    if inside is not None:
+        forces += openmm_forces(*inside, sign=1.0, group=0)
+        forces += openmm_forces(*inside, sign=-1.0, group=1)
+    for force in forces:
+        system.addForce(force)
+    return system
+
+
+def _follow(
+    system: openmm.System,
+    integrator: openmm.Integrator,
+    start: State,
+    scheme: Scheme,
+    clock: ModelClock,
+    run: Run,
+) -> None:
+    """Run one start and note what came out."""
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, integrator, platform)
+    context.setPositions(start.positions[0].numpy() * NM_PER_A)
+    context.setVelocities(start.velocities[0].numpy() * (NM_PER_A / PS_PER_FS))
+    n = start.molecule.n_atoms
+    every = round(_LOOK_FS / scheme.outer_fs)
+    looks = max(2, N_CALLS // every)
+    calls, began = clock.calls, time.process_time()
+    energies, kelvins = [], []
+    for _ in range(looks):
+        integrator.step(every)
+        seen = context.getState(energy=True)
+        kinetic = seen.getKineticEnergy()._value * KJ_PER_MOL
+        energies.append(1e3 * (seen.getPotentialEnergy()._value * KJ_PER_MOL + kinetic) / n)
+        kelvins.append(2.0 * kinetic / (3 * n * BOLTZMANN_EV_PER_K))
+    run.seconds += time.process_time() - began
+    run.calls += clock.calls - calls
+    run.length_ps += looks * _LOOK_FS * PS_PER_FS
+    times = [k * _LOOK_FS * PS_PER_FS for k in range(looks)]
+    slope, offset = statistics.linear_regression(times, energies)
+    off = [e - offset - slope * t for t, e in zip(times, energies, strict=True)]
+    run.slopes.append(slope)
+    run.wobbles.append(statistics.fmean(e * e for e in off) ** 0.5)
+    run.kelvins.append(statistics.fmean(kelvins))
+
+
+def _table(runs: Mapping[str, Run], n_starts: int, missed: float) -> Table:
+    table = Table(
+        "doors-time-steps",
+        f"Ethanol by eSCN (bundle {_BUNDLE}) in OpenMM, Reference platform, float32: velocity "
+        "Verlet, and multiple time steps (MTSIntegrator, MTSLangevinIntegrator) with a bonded "
+        f"force field fitted to eSCN inside ({_INNER_FS:g} fs) and eSCN minus that outside; the "
+        f"energy is eSCN's in every row. {n_starts} starts, mean ± spread, {N_CALLS} evaluations "
+        "each. Drift: slope of the total energy; wobble: rms about that line.",
+        (
+            "scheme", "ps", "eSCN calls per ps", "CPU s per ps", "times 0.5 fs", "times 1 fs",
+            "drift, meV/atom/ps", "wobble, meV/atom", "T, K",
+        ),
+    )  # fmt: skip
+    costs = {name: run.seconds / run.length_ps for name, run in runs.items()}
+    for name, run in runs.items():
+        bath = SCHEMES[name].friction_per_ps is not None
+        table.add(
+            name,
+            run.length_ps,
+            run.calls / run.length_ps,
+            costs[name],
+            costs["Verlet, 0.5 fs"] / costs[name],
+            costs["Verlet, 1 fs"] / costs[name],
+            None if bath else Cell.of(run.slopes),
+            None if bath else Cell.of(run.wobbles),
+            Cell.of(run.kelvins),
+        )
+    table.notes.append(f"The force field misses {100 * missed:.0f} % of eSCN's forces (rms).")
+    return table
