@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_VENV ?= .venv-openmm-torch
 TORCH_BIN := $(TORCH_VENV)/bin
+TORCH_TESTS := $(addprefix tests/calculators/test_,\
+	torch_force.py openmm_torch_backend.py openmm_force.py torchscript_energy.py)
 
 # Another environment's paths must not leak into ours.
 unexport PYTHONPATH

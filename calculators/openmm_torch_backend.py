@@ -11,7 +11,9 @@ import importlib.util
 import re
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -137,7 +139,26 @@ def _module() -> ModuleType:
     with warnings.catch_warnings():
         # It imports OpenMM by a name that OpenMM calls deprecated.
         warnings.simplefilter("ignore")
-        return importlib.import_module("openmmtorch")
+        module = importlib.import_module("openmmtorch")
+    _load_plugins()
+    return module
+
+
+@cache
+def _load_plugins() -> None:
+    """Load what computes the forces, if OpenMM was imported before torch.
+
+    OpenMM loads its plugins while it is imported. Those of openmm-torch need torch's libraries by
+    then, else a Context says "does not support all required kernels".
+    """
+    import openmm
+
+    for failure in openmm.Platform.getPluginLoadFailures():
+        found = re.search(r"\S*OpenMMTorch\w*\.(so|dylib|dll)", failure)
+        if found:
+            # One for a platform that is not there either stays unloaded: nobody can ask for it.
+            with suppress(openmm.OpenMMException):
+                openmm.Platform.loadPluginLibrary(found.group())
 
 
 def _import_error() -> str | None:
