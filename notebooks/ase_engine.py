@@ -148,6 +148,6 @@ bins = np.linspace(1.0, 1.22, 45)
 for name, (images, _, _) in runs.items():
     lengths = bond_lengths(images, "C", "H")
     right.hist(lengths, bins, density=True, histtype="step", color=colours[name], label=name)
-right.set(xlabel="C-H (Å)", ylabel="probability density", xlim=(1.0, 1.22), ylim=(0, 20))
+right.set(xlabel="C-H (Å)", ylabel="probability", xlim=(1.0, 1.22), ylim=(0, 20), yticks=[])
 right.legend(loc="upper right", frameon=False, fontsize=8)
 figure.savefig("ase_engine.png", dpi=120)
