@@ -74,7 +74,10 @@ for i, j in bonds:
 solvated = app.Modeller(alone, positions_nm * unit.nanometer)
 solvated.addSolvent(force_field, boxSize=openmm.Vec3(1.9, 1.9, 1.9) * unit.nanometer)
 classical = force_field.createSystem(
-    solvated.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.8 * unit.nanometer
+    solvated.topology,
+    nonbondedMethod=app.PME,
+    nonbondedCutoff=0.8 * unit.nanometer,
+    switchDistance=0.7 * unit.nanometer,  # else the energy jumps with every pair that leaves
 )
 n_waters = sum(r.name == "HOH" for r in solvated.topology.residues())
 print(f"ethanol and {n_waters} waters")
