@@ -113,7 +113,12 @@ def torchscript_force(potential: Potential, plan: ForcePlan, particles: list[int
     from egno_md.calculators.torchscript_energy import as_torchscript
 
     script = as_torchscript(potential, plan.numbers, particles, plan.periodic, bool(plan.scale))
-    force = module.TorchForce(script)
+    # Frozen and written, which TorchForce does, no method of the module calls another. Else torch
+    # dies, instead of raising, when it names the calls that led to an error: TorchForce has let go
+    # of the methods by then. (Frozen but not written it dies too.)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
+        force = module.TorchForce(torch.jit.freeze(script, optimize_numerics=False))
     force.setOutputsForces(True)
     if plan.scale:
         force.addGlobalParameter(plan.scale, 1.0)

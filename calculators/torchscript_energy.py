@@ -101,7 +101,7 @@ class TorchScriptEnergy(nn.Module):
             Energy, scalar, kJ/mol; forces `(n_particles, 3)`, kJ/mol/nm.
         """
         scale = second if self.periodic else first
-        # TorchScript has no enable_grad to be left again by itself, and freezing takes detach away.
+        # TorchScript has no enable_grad to be left again by itself, and freezing takes detach out.
         before = torch.is_grad_enabled()
         torch.set_grad_enabled(False)
         given = positions.to(self.source.device, torch.float64)
@@ -190,9 +190,7 @@ def as_torchscript(
         trace = torch.jit.trace(core, (places, shifts), check_trace=False)  # type: ignore[no-untyped-call]
         rows = torch.tensor(list(particles), dtype=torch.int64, device=home)
         whole = TorchScriptEnergy(trace, pairs, rows, model.cutoff_A, (periodic, scaled))
-        # Frozen, no method calls another: torch 2.9 dies, instead of raising, when it names the
-        # calls that led to an error in a module after another module ran in the same process.
-        return torch.jit.freeze(torch.jit.script(whole.eval()), optimize_numerics=False)
+        return torch.jit.script(whole.eval())
 
 
 def _all_pairs(n: int) -> Tensor:
