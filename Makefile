@@ -4,12 +4,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TORCH_VENV ?= .venv-openmm-torch
+TORCH_BIN := $(TORCH_VENV)/bin
+TORCH_TESTS := $(addprefix tests/calculators/test_,\
+	torch_force.py openmm_torch_backend.py openmm_force.py torchscript_energy.py)
 
 # Another environment's paths must not leak into ours.
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test test-slow test-openmm-torch clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -22,6 +26,12 @@ test: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
+# The forces of openmm-torch, in an environment of their own: its wheel fits neither the torch nor
+# the OpenMM of the other. A download of 4 GB, no GPU is needed.
+test-openmm-torch: $(TORCH_VENV)/.installed
+	$(TORCH_BIN)/egno-md doctor
+	$(TORCH_BIN)/python -m pytest -m "not slow and not gpu" $(TORCH_TESTS)
+
 # The stamps are newer than what they were made from, so a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt $(BIN)/pip
 	$(BIN)/pip install -c constraints.txt -e .
@@ -31,10 +41,14 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt $(BIN)/pip
 	$(BIN)/pip install -c constraints.txt -e ".[test]"
 	touch $(VENV)/.installed $@
 
-$(BIN)/pip:
+$(TORCH_VENV)/.installed: pyproject.toml constraints-openmm-torch.txt $(TORCH_BIN)/pip
+	$(TORCH_BIN)/pip install -c constraints-openmm-torch.txt -e ".[openmm-torch]" pytest
+	touch $@
+
+$(BIN)/pip $(TORCH_BIN)/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
 	"Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12 ..." % v[:2])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D:%/bin=%)
 
 clean:
 	rm -rf build dist egno_md.egg-info out

@@ -11,7 +11,9 @@ import importlib.util
 import re
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -111,7 +113,12 @@ def torchscript_force(potential: Potential, plan: ForcePlan, particles: list[int
     from egno_md.calculators.torchscript_energy import as_torchscript
 
     script = as_torchscript(potential, plan.numbers, particles, plan.periodic, bool(plan.scale))
-    force = module.TorchForce(script)
+    # Frozen and written, which TorchForce does, no method of the module calls another. Else torch
+    # dies, instead of raising, when it names the calls that led to an error: TorchForce has let go
+    # of the methods by then. (Frozen but not written it dies too.)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
+        force = module.TorchForce(torch.jit.freeze(script, optimize_numerics=False))
     force.setOutputsForces(True)
     if plan.scale:
         force.addGlobalParameter(plan.scale, 1.0)
@@ -137,7 +144,26 @@ def _module() -> ModuleType:
     with warnings.catch_warnings():
         # It imports OpenMM by a name that OpenMM calls deprecated.
         warnings.simplefilter("ignore")
-        return importlib.import_module("openmmtorch")
+        module = importlib.import_module("openmmtorch")
+    _load_plugins()
+    return module
+
+
+@cache
+def _load_plugins() -> None:
+    """Load what computes the forces, if OpenMM was imported before torch.
+
+    OpenMM loads its plugins while it is imported. Those of openmm-torch need torch's libraries by
+    then, else a Context says "does not support all required kernels".
+    """
+    import openmm
+
+    for failure in openmm.Platform.getPluginLoadFailures():
+        found = re.search(r"\S*OpenMMTorch\w*\.(so|dylib|dll)", failure)
+        if found:
+            # One for a platform that is not there either stays unloaded: nobody can ask for it.
+            with suppress(openmm.OpenMMException):
+                openmm.Platform.loadPluginLibrary(found.group())
 
 
 def _import_error() -> str | None:

@@ -101,23 +101,27 @@ class TorchScriptEnergy(nn.Module):
             Energy, scalar, kJ/mol; forces `(n_particles, 3)`, kJ/mol/nm.
         """
         scale = second if self.periodic else first
-        # TorchScript has no enable_grad to be left again by itself.
+        # TorchScript has no enable_grad to be left again by itself, and freezing takes detach out.
         before = torch.is_grad_enabled()
-        torch.set_grad_enabled(True)
-        given = positions.detach().to(self.source.device, torch.float64)
+        torch.set_grad_enabled(False)
+        given = positions.to(self.source.device, torch.float64)
         chosen = given if self.rows.shape[0] == 0 else given.index_select(0, self.rows)
-        places = (chosen * self.length).requires_grad_(True)
-        shifts = self.shifts(places.detach(), first)
-        energy = self.core(places, shifts).sum() * self.energy_unit
-        slope = torch.autograd.grad([energy], [places], allow_unused=True)[0]
+        places = chosen * self.length
         torch.set_grad_enabled(before)
+        shifts = self.shifts(places, first)  # may raise
+        torch.set_grad_enabled(True)
+        places.requires_grad_(True)
+        energy = self.core(places, shifts).sum()
+        slope = torch.autograd.grad([energy], [places], allow_unused=True)[0]
+        torch.set_grad_enabled(False)
         forces = torch.zeros_like(given)
         if slope is not None:
-            mine = -slope * self.length
+            mine = -slope * (self.length * self.energy_unit)
             forces = mine if self.rows.shape[0] == 0 else forces.index_copy(0, self.rows, mine)
-        energy = energy.detach()
+        energy = energy * self.energy_unit
         if self.scaled and scale is not None:
             energy, forces = energy * scale, forces * scale
+        torch.set_grad_enabled(before)
         if not (bool(torch.isfinite(energy)) and bool(torch.isfinite(forces).all())):
             raise ValueError("energy or forces came out not finite")
         return energy, forces.to(positions.device, positions.dtype)

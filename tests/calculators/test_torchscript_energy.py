@@ -63,6 +63,7 @@ def test_a_thin_box_is_an_error(boxed):
     x, one = torch.from_numpy(waters(8)[0]), torch.tensor(1.0)
     with pytest.raises(Exception, match="thinner than two cutoffs"):
         boxed(x, torch.from_numpy(0.9 * BOX), one)
+    assert torch.is_grad_enabled()  # the caller's setting is left as it was
     # Edges long enough, but so skew that planes are close.
     skew = torch.tensor([[0.7, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 0.7]], dtype=torch.float64)
     with pytest.raises(Exception, match="thinner than two cutoffs"):
@@ -77,6 +78,7 @@ def test_bad_positions_are_errors(some):
     x[4, 0] = float("nan")
     with pytest.raises(Exception, match="not finite"):
         some(x)
+    assert torch.is_grad_enabled()
 
 
 def test_what_cannot_be_written_is_refused(potential):

@@ -61,16 +61,30 @@ def test_data_files_are_in_the_package():
                 assert any(fnmatch(name, pattern) for pattern in patterns), name
 
 
+def pins(name):
+    """What a file of constraints pins: version by lower-case name."""
+    lines = (ROOT / name).read_text().splitlines()
+    return {n.lower(): version for n, _, version in (x.partition("==") for x in lines) if version}
+
+
 def test_constraints_pin_every_direct_dependency():
-    pinned = {
-        line.split("==")[0].lower()
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
+    pinned = set(pins("constraints.txt"))
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [*PROJECT["project"]["dependencies"], *extras["test"], *extras["dev"]]
     names = {w.split(">=")[0].lower() for w in wanted if not w.startswith("egno-md")}
     assert names <= pinned
+
+
+def test_the_environment_of_openmm_torch_differs_where_it_must():
+    from egno_md.calculators.openmm_torch_backend import WHEELS
+
+    usual, other = pins("constraints.txt"), pins("constraints-openmm-torch.txt")
+    wheel = WHEELS[other["openmmtorch"]]
+    assert other["torch"].startswith(wheel.torch + ".")
+    assert wheel.openmm[0] <= other["openmm"] < wheel.openmm[1]
+    assert {n for n in other if usual.get(n) != other[n]} == {"openmmtorch", "torch", "openmm"}
+    dependencies = PROJECT["project"]["dependencies"]
+    assert {w.split(">=")[0].lower() for w in dependencies} <= set(other)
 
 
 def test_the_public_door_gives_every_name():
