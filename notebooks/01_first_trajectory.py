@@ -7,7 +7,7 @@
 # %% [markdown]
 # # A first trajectory
 #
-# A network (EGNO) advances ethanol 16 fs at a time; a second one (eSCN) watches the energy.
+# A network (EGNO) advances ethanol 36 fs at a time; a second one (eSCN) watches the energy.
 # What it does not believe is made again by velocity Verlet. Everything is in Å, fs, eV.
 
 # %%
