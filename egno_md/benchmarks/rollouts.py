@@ -43,9 +43,6 @@ SEGMENT_TEMPERATURES_K: Final = (300.0, 500.0)
 #: Horizon of the segment errors, fs.
 _HORIZON_FS: Final = 32.0
 
-#: Time between their frames, fs, for networks whose step is not a multiple of it.
-_INTERVAL_FS: Final = 4.0
-
 #: Runs of more frames than this are worth a minute of compiling.
 _LONG_RUN_FRAMES: Final = 10_000
 
@@ -178,9 +175,7 @@ class _Bench:
         """Errors of chained segments from fresh starts, at constant energy."""
         plan, subject = self.plan, self.subject
         fast = self._propagator()
-        # Every bundle at the times of the table, those with steps of 3 fs as well.
-        own = fast.frame_interval_fs
-        step = own if own % _INTERVAL_FS == 0.0 else _INTERVAL_FS
+        step = fast.frame_interval_fs
         windows = sample_windows(
             subject.potential,
             subject.start,

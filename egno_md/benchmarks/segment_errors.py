@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from egno_md.data.windows import Windows
-from egno_md.propagators.learned import LearnedPropagator
 from egno_md.roles import Potential, Propagator
-from egno_md.segment import Segment
 from egno_md.state import State, kinetic_energy
 from egno_md.units import KJ_PER_MOL
 
@@ -22,7 +20,7 @@ def segment_errors(
     """Compare chained segments with the frames of windows.
 
     Args:
-        propagator: has frames at the times of the windows, or can be asked for any.
+        propagator: its frames are those of the windows.
         potential: the true one, for the total energy.
         windows: at constant energy.
 
@@ -33,16 +31,23 @@ def segment_errors(
         energy, meV per atom.
 
     Raises:
-        ValueError: if the windows have frames that the propagator cannot give.
+        ValueError: if the windows have other frames than the propagator.
     """
+    interval = propagator.frame_interval_fs
+    grid = interval * torch.arange(1, windows.n_frames + 1, dtype=torch.float64)
+    if not torch.allclose(windows.times_fs, grid):
+        raise ValueError(
+            f"the windows have frames at {windows.times_fs.tolist()} fs; the propagator gives one "
+            f"every {interval:g} fs"
+        )
     molecule, starts = windows.molecule, windows.starts()
-    segments = [_frames(propagator, starts.replica(p), windows.times_fs) for p in _parts(starts)]
+    segments = [propagator.advance(starts.replica(p), windows.n_frames) for p in _parts(starts)]
     x = torch.cat([s.positions for s in segments]).double()
     v = torch.cat([s.velocities for s in segments]).double()
     start_eV = _total_eV(potential, starts)
     found: dict[str, float] = {}
     for k in range(windows.n_frames):
-        at = f"{float(windows.times_fs[k]):g}fs"
+        at = f"{(k + 1) * interval:g}fs"
         true_x, true_v = windows.positions[:, k], windows.velocities[:, k]
         moved, turned = true_x - windows.positions0, true_v - windows.velocities0
         kinetic = kinetic_energy(molecule, v[:, k]) - kinetic_energy(molecule, true_v)
@@ -56,19 +61,6 @@ def segment_errors(
         found[f"kinetic_mean_error_{at}"] = float(kinetic.std() / windows.n_windows**0.5)
         found[f"energy_meV_{at}"] = 1000.0 * float(total.square().mean().sqrt()) / molecule.n_atoms
     return found
-
-
-def _frames(propagator: Propagator, state: State, times_fs: Tensor) -> Segment:
-    """Frames at the times: the propagator's own, or those it gives in between."""
-    interval, n = propagator.frame_interval_fs, len(times_fs)
-    if torch.allclose(times_fs, interval * torch.arange(1, n + 1, dtype=torch.float64)):
-        return propagator.advance(state, n)
-    if isinstance(propagator, LearnedPropagator):
-        return propagator.at_times(state, times_fs)
-    raise ValueError(
-        f"the windows have frames at {times_fs.tolist()} fs; the propagator gives one every "
-        f"{interval:g} fs"
-    )
 
 
 def _parts(state: State) -> tuple[Tensor, ...]:

@@ -4,16 +4,12 @@ import pytest
 import torch
 
 from egno_md.benchmarks.segment_errors import segment_errors
-from egno_md.bonds import bond_graph_distance
 from egno_md.data.reference_md import Sampling, sample_windows
-from egno_md.models.hamiltonian_egno import HamiltonianEGNO
-from egno_md.models.pair_classes import distance_statistics
 from egno_md.propagators.classical import VelocityVerlet
-from egno_md.propagators.learned import LearnedPropagator
 from egno_md.state import kinetic_energy
 from egno_md.units import KJ_PER_MOL
 
-from .springs import MOLECULE, Springs, start
+from .springs import Springs, start
 
 
 class NoForces:
@@ -66,20 +62,3 @@ def test_a_map_that_explodes_has_no_energy(windows):
     assert found["x_error_8fs"] != found["x_error_8fs"]
     assert found["energy_meV_8fs"] != found["energy_meV_8fs"]
     assert isinstance(torch.tensor(found["v_error_8fs"]).item(), float)
-
-
-def test_a_network_is_asked_for_times_between_its_frames(windows):
-    apart = bond_graph_distance(3, MOLECULE.bonds, 4)
-    classes, mean, spread = distance_statistics(windows.positions0, MOLECULE.numbers, apart)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = HamiltonianEGNO([1, 6, 8], classes, n_hidden=8, n_vectors=2, step_fs=3.0)
-    model.distance_mean.copy_(mean)
-    model.distance_spread.copy_(spread)
-    network = LearnedPropagator(model, MOLECULE, n_frames=1, dtype=torch.float64)
-    own = network.at_times(windows.starts(), windows.times_fs)
-    found = segment_errors(network, Springs(), windows)
-    moved = (windows.positions[:, 1] - windows.positions0).norm()
-    off = (own.positions[:, 1] - windows.positions[:, 1]).norm()
-    assert found["x_error_8fs"] == pytest.approx(float(off / moved))
-    assert found["x_error_8fs"] > 0.0
