@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ ROWS: Final = ("chained", "nve", "segments", "conservation")
 #: Temperatures of the segment errors, K.
 SEGMENT_TEMPERATURES_K: Final = (300.0, 500.0)
 
-#: Horizon of the segment errors, fs.
+#: Horizon of the segment errors, fs; the first frame from there on is the last.
 _HORIZON_FS: Final = 32.0
 
 #: Runs of more frames than this are worth a minute of compiling.
@@ -180,7 +181,7 @@ class _Bench:
             subject.potential,
             subject.start,
             plan.n_windows,
-            max(1, int(_HORIZON_FS / step + 1e-6)) * step,
+            math.ceil(_HORIZON_FS / step - 1e-6) * step,
             step,
             (kelvin,),
             # Far from the seeds that training draws its windows with.
