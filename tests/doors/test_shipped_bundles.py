@@ -43,7 +43,14 @@ def ethanol(n: int, kelvin: float = 300.0) -> State:
 
 @pytest.mark.parametrize(
     "name",
-    ["ethanol-egno", "ethanol-escn", "aspirin-egno", "alanine-dipeptide-egno", "copper-egno"],
+    [
+        "ethanol-egno",
+        "ethanol-escn",
+        "aspirin-egno",
+        "paracetamol-egno",
+        "alanine-dipeptide-egno",
+        "copper-egno",
+    ],
 )
 def test_bundles_are_small_and_say_how_they_were_made(name: str) -> None:
     size = sum(f.stat().st_size for f in find_bundle(name).iterdir())
