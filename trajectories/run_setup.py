@@ -132,15 +132,8 @@ def build_propagator(
         length_fs = proposal_fs or equilibration_fs(proposal)
         return metropolised(config, models, proposal, length_fs, friction, noise)
     if models.learned is None:
-        assert models.potential is not None
-        if models.inner is not None:
-            drawn = (config.temperature_K, friction, noise) if bath else None
-            return two_time_steps(config, models.inner, models.potential, _CLASSICAL_FRAMES, drawn)
-        step = config.timestep_fs
-        grid = (models.potential, step, config.frame_interval_fs or 4 * step, _CLASSICAL_FRAMES)
-        if bath:
-            return Langevin(*grid, config.temperature_K, friction, noise)
-        return VelocityVerlet(*grid)
+        drawn = (config.temperature_K, friction, noise) if bath else None
+        return _classical(config, models, drawn)
     fast = LearnedPropagator.from_bundle(
         models.learned,
         molecule,
@@ -164,6 +157,18 @@ def build_propagator(
         judges = build_judges(config, models.potential, molecule, bond_lengths_A, bath)
         scheme = GuardedPropagator(fast, safe, judges)
     return Thermostatted(scheme, config.temperature_K, friction, noise) if bath else scheme
+
+
+def _classical(
+    config: RunConfig, models: RunModels, bath: tuple[float, float, torch.Generator] | None
+) -> Propagator:
+    """Dynamics with a potential alone; bath: temperature, K, friction, 1/ps, and noise."""
+    assert models.potential is not None
+    if models.inner is not None:
+        return two_time_steps(config, models.inner, models.potential, _CLASSICAL_FRAMES, bath)
+    step = config.timestep_fs
+    grid = (models.potential, step, config.frame_interval_fs or 4 * step, _CLASSICAL_FRAMES)
+    return VelocityVerlet(*grid) if bath is None else Langevin(*grid, *bath)
 
 
 def worth_compiling(config: RunConfig, models: RunModels, molecule: Molecule) -> bool:
