@@ -141,6 +141,11 @@ class SegmentDynamics(MolecularDynamics):
         v = without_held_motion(self._held, start.molecule, start.velocities)
         moving = start.with_(velocities=v)
         own_bath = getattr(fast, "has_bath", False) is True
+        if own_bath and temperature_K is not None:
+            raise ValueError(
+                f"{type(fast).__name__} has a bath of its own; leave temperature_K = "
+                f"{temperature_K:g} out"
+            )
         conserving = (temperature_K is None and not own_bath) or thermostat == "bussi"
         #: Degrees of freedom that share the kinetic energy.
         self.degrees_of_freedom = self._held.freedom(moving, conserving)

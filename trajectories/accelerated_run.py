@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from egno_md.bundle import load_bundle
-from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.fine_slabs import Recipe, verlet_with
 from egno_md.propagators.multiple_time_step import (
     Evaluations,
@@ -20,12 +17,10 @@ from egno_md.propagators.multiple_time_step import (
 from egno_md.propagators.parareal import Parareal
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import Potential, Propagator
+from egno_md.trajectories.run_models import Opener, open_potential
 
 if TYPE_CHECKING:
     from egno_md.config import RunConfig
-
-#: Opens a potential that is no bundle, "kind:file", and gives its sha256 too.
-Opener = Callable[[str], tuple[Potential, str]]
 
 
 def open_again(opener: Opener | None, name: str, device: str, dtype: str) -> Potential:
@@ -36,15 +31,8 @@ def open_again(opener: Opener | None, name: str, device: str, dtype: str) -> Pot
         name: as in the settings.
         device: where networks compute.
         dtype: their number type.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is of another kind.
     """
-    if opener is not None and ":" in name:
-        return opener(name)[0]
-    bundle = load_bundle(name, kind="escn")
-    return ESCNPotential(bundle, device=device, dtype=getattr(torch, dtype))
+    return open_potential(name, opener, device, dtype)[0]
 
 
 def trusted_recipe(config: RunConfig, opener: Opener | None, frame_interval_fs: float) -> Recipe:

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.classical import VelocityVerlet
-from egno_md.propagators.learned import LearnedPropagator
 from egno_md.propagators.metropolised import Metropolised
 from egno_md.roles import Propagator
 from egno_md.state import Molecule, State
 from egno_md.trajectories.proposal_length import ProposalTuning, tune_proposal
+from egno_md.trajectories.run_models import RunModels, network_of
 
 if TYPE_CHECKING:
     from egno_md.config import RunConfig
-    from egno_md.trajectories.run_models import RunModels
 
 #: Length of a proposal while a run is brought to its temperature, at most, fs.
 EQUILIBRATION_PROPOSAL_FS: Final = 32.0
@@ -52,14 +50,7 @@ def proposing(
         steps = max(1, round(SHORTEST_FS / config.timestep_fs))
         unit = proposal_fs or steps * config.timestep_fs
         return VelocityVerlet(models.proposal, config.timestep_fs, unit, n_frames=1)
-    assert models.learned is not None
-    return LearnedPropagator.from_bundle(
-        models.learned,
-        molecule,
-        device=config.device,
-        dtype=getattr(torch, config.dtype),
-        compile=Compiling(strict=config.compile == "always") if compiled else False,
-    )
+    return network_of(config, models, molecule, compiled=compiled)
 
 
 def frames_of(proposal: Propagator, proposal_fs: float) -> int:

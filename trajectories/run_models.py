@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,17 @@ import torch
 
 from egno_md.bonds import constitution
 from egno_md.bundle import Bundle, load_bundle
+from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.propagators.learned import LearnedPropagator
 from egno_md.roles import Potential
 from egno_md.state import Molecule
-from egno_md.trajectories.accelerated_run import Opener
 
 if TYPE_CHECKING:
     from egno_md.config import RunConfig
+
+#: Opens a potential that is no bundle, "kind:file", and gives its sha256 too.
+Opener = Callable[[str], tuple[Potential, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,14 @@ def load_models(config: RunConfig, other_potential: Opener | None = None) -> Run
     """
     learned = guard = potential = inner = cheap = proposal = None
     hashes: dict[str, str] = {}
+
+    def opened(name: str) -> tuple[Potential, Bundle | None]:
+        made, sha256, bundle = open_potential(name, other_potential, config.device, config.dtype)
+        hashes[name if bundle is None else bundle.name] = sha256
+        return made, bundle
+
     if config.proposal is not None:
-        proposal, cheap = _opened(config, config.proposal, other_potential, hashes)
+        proposal, cheap = opened(config.proposal)
     elif config.mode != "classical":
         learned = load_bundle(config.propagator, kind="egno")
         hashes[learned.name] = str(learned.card.weights_sha256)
@@ -83,23 +93,59 @@ def load_models(config: RunConfig, other_potential: Opener | None = None) -> Run
                 f"mode {config.mode!r} needs a potential and guard is none; give --guard, "
                 "or --mode surrogate to go without"
             )
-        potential, guard = _opened(config, config.guard, other_potential, hashes)
+        potential, guard = opened(config.guard)
     if config.inner_potential is not None:
-        inner, _ = _opened(config, config.inner_potential, other_potential, hashes)
+        inner, _ = opened(config.inner_potential)
     return RunModels(learned, guard, potential, inner, other_potential, hashes, cheap, proposal)
 
 
-def _opened(
-    config: RunConfig, name: str, other_potential: Opener | None, hashes: dict[str, str]
-) -> tuple[Potential, Bundle | None]:
-    """Open a potential, with its bundle if it is one, and note its hash."""
+def open_potential(
+    name: str, other_potential: Opener | None, device: str, dtype: str
+) -> tuple[Potential, str, Bundle | None]:
+    """Open a potential by the name it has in the settings.
+
+    Args:
+        name: of a bundle, or "kind:file".
+        other_potential: opens what is no bundle.
+        device: where networks compute.
+        dtype: their number type.
+
+    Returns:
+        The potential, its sha256, and its bundle if it is one.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is of another kind.
+    """
     if other_potential is not None and ":" in name:
-        potential, hashes[name] = other_potential(name)
-        return potential, None
+        return *other_potential(name), None
     bundle = load_bundle(name, kind="escn")
-    hashes[bundle.name] = str(bundle.card.weights_sha256)
-    dtype = getattr(torch, config.dtype)
-    return ESCNPotential(bundle, device=config.device, dtype=dtype), bundle
+    potential = ESCNPotential(bundle, device=device, dtype=getattr(torch, dtype))
+    return potential, str(bundle.card.weights_sha256), bundle
+
+
+def network_of(
+    config: RunConfig, models: RunModels, molecule: Molecule, *, compiled: bool = False
+) -> LearnedPropagator:
+    """Return the network of a run.
+
+    Args:
+        config: settings.
+        models: with a network.
+        molecule: what will move.
+        compiled: whether it is compiled.
+
+    Raises:
+        ValueError: if the molecule does not suit the network.
+    """
+    assert models.learned is not None
+    return LearnedPropagator.from_bundle(
+        models.learned,
+        molecule,
+        device=config.device,
+        dtype=getattr(torch, config.dtype),
+        compile=Compiling(strict=config.compile == "always") if compiled else False,
+    )
 
 
 def temperature_warnings(config: RunConfig, models: RunModels) -> list[str]:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.energy_judge import EnergyJudge
 from egno_md.propagators.guarded import GuardedPropagator
-from egno_md.propagators.learned import LearnedPropagator, all_pairs_listed
+from egno_md.propagators.learned import all_pairs_listed
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import Judge, Potential, Propagator
 from egno_md.state import Molecule, State, maxwell_boltzmann
@@ -30,7 +29,7 @@ from egno_md.trajectories.judges import (
 )
 from egno_md.trajectories.metropolised_run import equilibration_fs, metropolised, proposing
 from egno_md.trajectories.progress import Progress, silent
-from egno_md.trajectories.run_models import RunModels
+from egno_md.trajectories.run_models import RunModels, network_of
 
 if TYPE_CHECKING:
     from egno_md.config import RunConfig
@@ -134,13 +133,7 @@ def build_propagator(
     if models.learned is None:
         drawn = (config.temperature_K, friction, noise) if bath else None
         return _classical(config, models, drawn)
-    fast = LearnedPropagator.from_bundle(
-        models.learned,
-        molecule,
-        device=config.device,
-        dtype=getattr(torch, config.dtype),
-        compile=Compiling(strict=config.compile == "always") if compiled else False,
-    )
+    fast = network_of(config, models, molecule, compiled=compiled)
     if config.frame_interval_fs not in (None, fast.frame_interval_fs):
         raise ValueError(
             f"frame_interval_fs = {config.frame_interval_fs}, but bundle {models.learned.name!r} "

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from egno_md.propagators.integrator import KickDriftKick
+from egno_md.propagators.integrator import KickDriftKick, OnFrameGrid
 from egno_md.propagators.restart import Drawing, named_under, taken_from
 from egno_md.roles import Potential
 from egno_md.segment import Segment
@@ -16,7 +16,7 @@ from egno_md.state import Molecule, State
 from egno_md.units import BOLTZMANN_EV_PER_K, EV_PER_AMU_A2_FS2, PS_PER_FS
 
 
-class VelocityVerlet:
+class VelocityVerlet(OnFrameGrid):
     """Newton's equations by velocity Verlet: reversible, volume preserving, second order.
 
     Momentum is conserved, so for a temperature count the degrees of freedom with
@@ -46,16 +46,6 @@ class VelocityVerlet:
     def timestep_fs(self) -> float:
         """Integration step."""
         return self._loop.timestep_fs
-
-    @property
-    def frame_interval_fs(self) -> float:
-        """Time between frames."""
-        return self._loop.frame_interval_fs
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of one full segment."""
-        return self._loop.n_frames
 
     def advance(self, state: State, n_frames: int | None = None) -> Segment:
         """Return the segment that follows `state`, with the potential energy of each frame.
@@ -127,8 +117,23 @@ class OrnsteinUhlenbeck(Drawing):
         kick = (spread.to(noise.device) * noise).to(velocities)
         return math.exp(-exponent) * velocities + kick
 
+    def moved(
+        self, molecule: Molecule, positions: Tensor, velocities: Tensor, span_fs: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return positions and velocities after half a drift, friction and noise, half a drift.
 
-class Langevin:
+        Args:
+            molecule: gives the masses.
+            positions: `(n_replicas, n_atoms, 3)`, Å.
+            velocities: same shape, Å/fs.
+            span_fs: for how long.
+        """
+        halfway = positions + 0.5 * span_fs * velocities
+        velocities = self.kicked(molecule, velocities, span_fs)
+        return halfway + 0.5 * span_fs * velocities, velocities
+
+
+class Langevin(OnFrameGrid):
     """Langevin dynamics by the BAOAB splitting of Leimkuhler and Matthews (2013).
 
     Half kick (B), half drift (A), friction and noise (O, exact), half drift, half kick:
@@ -175,16 +180,6 @@ class Langevin:
         """Integration step."""
         return self._loop.timestep_fs
 
-    @property
-    def frame_interval_fs(self) -> float:
-        """Time between frames."""
-        return self._loop.frame_interval_fs
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of one full segment."""
-        return self._loop.n_frames
-
     def advance(self, state: State, n_frames: int | None = None) -> Segment:
         """Return the segment that follows `state`, with the potential energy of each frame.
 
@@ -195,14 +190,10 @@ class Langevin:
         Raises:
             ValueError: naming replica, atom and time where the dynamics fails.
         """
-        step = self._loop.timestep_fs
-
-        def drift(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            x = x + 0.5 * step * v
-            v = self._bath.kicked(state.molecule, v, step)
-            return x + 0.5 * step * v, v
-
-        return self._loop.advance(state, n_frames, drift)
+        step, molecule = self._loop.timestep_fs, state.molecule
+        return self._loop.advance(
+            state, n_frames, lambda x, v: self._bath.moved(molecule, x, v, step)
+        )
 
     def restart_state(self) -> dict[str, Tensor]:
         """The remembered forces and the generator's state."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from egno_md.propagators.by_replicas import by_replicas
 from egno_md.propagators.guarded import finite_frames, leading
 from egno_md.roles import Potential, Verdict
 from egno_md.segment import Segment
@@ -135,30 +136,28 @@ class EnergyJudge:
     ) -> tuple[Tensor, dict[tuple[int, int], str]]:
         """Potential energies of some frames in one batch, and why where they are NaN.
 
-        A batch that the potential refuses is halved until the frames to blame are alone.
+        Of a batch that the potential refuses, the frames to blame are found.
         """
         found = torch.full((len(rows),), float("nan"), dtype=torch.float64)
         problems: dict[tuple[int, int], str] = {}
-        blocks = [torch.arange(len(rows))] if len(rows) else []
-        while blocks:
-            block = blocks.pop()
+
+        def energies(block: Tensor) -> Tensor:
             r, f = rows[block], columns[block]
-            try:
-                state = State(
-                    segment.molecule,
-                    segment.positions[r, f],
-                    torch.zeros_like(segment.positions[r, f]),
-                    float(segment.times_fs[f[0]]),
-                    None if segment.cell is None else segment.cell[r],
-                )
-                found[block] = self.potential.energies(state).detach().to("cpu", torch.float64)
-            except ValueError as error:
-                if len(block) > 1:
-                    middle = len(block) // 2
-                    blocks += [block[:middle], block[middle:]]
-                    continue
-                problems[int(r[0]), int(f[0])] = f"the guard potential refuses: {error}"
+            state = State(
+                segment.molecule,
+                segment.positions[r, f],
+                torch.zeros_like(segment.positions[r, f]),
+                float(segment.times_fs[f[0]]),
+                None if segment.cell is None else segment.cell[r],
+            )
+            return self.potential.energies(state).detach().to("cpu", torch.float64)
+
+        for block, done in by_replicas(len(rows), energies):
+            if isinstance(done, ValueError):
+                frame = int(rows[block[0]]), int(columns[block[0]])
+                problems[frame] = f"the guard potential refuses: {done}"
                 continue
+            found[block] = done
             for k in block[~torch.isfinite(found[block])].tolist():
                 problems[int(rows[k]), int(columns[k])] = (
                     f"the guard potential gives an energy of {float(found[k])} eV"

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.classical import OrnsteinUhlenbeck
-from egno_md.propagators.integrator import Drift, KickDriftKick
+from egno_md.propagators.integrator import Drift, KickDriftKick, OnFrameGrid
 from egno_md.propagators.remembered_potential import RememberedPotential
 from egno_md.propagators.resonance import FastestVibration, warn_of_resonance
 from egno_md.propagators.restart import named_under, taken_from
@@ -100,7 +100,7 @@ class Evaluations:
     probing: int
 
 
-class _TwoSteps:
+class _TwoSteps(OnFrameGrid):
     """What both propagators share: kicks of the correction around steps with the cheap potential.
 
     The cheap forces at the end of an outer step serve the correction and the next inner step.
@@ -159,16 +159,6 @@ class _TwoSteps:
     def outer_step_fs(self) -> float:
         """Step of the accurate forces."""
         return self._loop.timestep_fs
-
-    @property
-    def frame_interval_fs(self) -> float:
-        """Time between frames."""
-        return self._loop.frame_interval_fs
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of one full segment."""
-        return self._loop.n_frames
 
     @property
     def fastest_period_fs(self) -> float | None:
@@ -261,6 +251,8 @@ class MultipleTimeStepLangevin(_TwoSteps):
     what `Langevin` says of inner steps.
     """
 
+    has_bath = True
+
     def __init__(
         self,
         inner: Potential,
@@ -305,10 +297,7 @@ class MultipleTimeStepLangevin(_TwoSteps):
 
     def _moved(self, state: State, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Half drift, friction and noise, half drift."""
-        step = self.inner_step_fs
-        x = x + 0.5 * step * v
-        v = self._bath.kicked(state.molecule, v, step)
-        return x + 0.5 * step * v, v
+        return self._bath.moved(state.molecule, x, v, self.inner_step_fs)
 
     def restart_state(self) -> dict[str, Tensor]:
         """The remembered forces and the generator's state."""

@@ -4,14 +4,20 @@ import warnings
 
 import numpy as np
 import openmm
+import pytest
 import torch
 from ase import Atoms
+from ase.md.velocitydistribution import Stationary
 from openmm import unit
 
 from egno_md.calculators.openmm_force import openmm_force
 from egno_md.calculators.segment_dynamics import SegmentDynamics
 from egno_md.propagators.classical import VelocityVerlet
-from egno_md.propagators.multiple_time_step import Correction, MultipleTimeStep
+from egno_md.propagators.multiple_time_step import (
+    Correction,
+    MultipleTimeStep,
+    MultipleTimeStepLangevin,
+)
 from egno_md.propagators.parareal import Parareal
 from egno_md.roles import EnergyForces
 from egno_md.state import Molecule, State
@@ -61,6 +67,17 @@ def test_inside_ase_it_is_a_propagator_like_any_other():
     bathed = SegmentDynamics(atoms(), two_steps(1), temperature_K=300.0, seed=1)
     bathed.run(3)
     assert np.isfinite(bathed.atoms.positions).all()
+
+
+def test_a_bath_of_its_own_moves_the_centre_of_mass_and_takes_no_second_one():
+    noise = torch.Generator().manual_seed(1)
+    bathed = MultipleTimeStepLangevin(CHEAP, ACCURATE, 0.5, 2.0, 2.0, 1, 300.0, 5.0, noise)
+    moving = atoms()
+    Stationary(moving)
+    assert SegmentDynamics(moving, two_steps()).degrees_of_freedom == 3
+    assert SegmentDynamics(moving, bathed).degrees_of_freedom == 6
+    with pytest.raises(ValueError, match="Langevin has a bath of its own; leave temperature_K"):
+        SegmentDynamics(moving, bathed, temperature_K=300.0, seed=1)
 
 
 def test_inside_ase_parareal_is_a_propagator_like_any_other():

@@ -359,10 +359,10 @@ def test_temperature_outside_training_is_said(words, tmp_path, capsys):
 def test_a_compiled_run_is_resumed_bit_for_bit(words, tmp_path, monkeypatch, capsys):
     from functools import partial
 
-    from egno_md.trajectories import run_setup
+    from egno_md.trajectories import run_models
 
-    quick = partial(run_setup.Compiling, backend="aot_eager")
-    monkeypatch.setattr(run_setup, "Compiling", quick)
+    quick = partial(run_models.Compiling, backend="aot_eager")
+    monkeypatch.setattr(run_models, "Compiling", quick)
     made = {}
     for name, compile in (("whole", "always"), ("cut", "always"), ("plain", "never")):
         given = ("--compile", compile, "--no-report", "--export", "--precision", "float64")
