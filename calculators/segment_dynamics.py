@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,8 +13,7 @@ from ase.md.logger import MDLogger
 from ase.md.md import MolecularDynamics
 from torch import Tensor
 
-from egno_md.ase_atoms import molecule_from_atoms, refuse_charge_and_spin, state_from_atoms
-from egno_md.bonds import guess_bonds
+from egno_md.ase_atoms import state_from_atoms
 from egno_md.calculators.evaluation_options import checked_threads, threads
 from egno_md.calculators.held_atoms import held_by, without_held_motion
 from egno_md.calculators.segment_parts import (
@@ -23,7 +21,7 @@ from egno_md.calculators.segment_parts import (
     Maker,
     Thermostat,
     bath_between,
-    bond_list,
+    checked_start,
     guarded,
     learned_or_given,
     potential_behind,
@@ -116,7 +114,7 @@ class SegmentDynamics(MolecularDynamics):
         if not isinstance(atoms, Atoms):
             raise ValueError(f"SegmentDynamics moves ase.Atoms, got {type(atoms).__name__}")
         self._held = held_by(atoms)
-        start = _checked_start(atoms, bonds)
+        start = checked_start(atoms, bonds)
         self.molecule = self._held.pinned(start.molecule)
         self._masses = start.molecule.masses.numpy()
         self.n_threads = checked_threads(n_threads)
@@ -140,20 +138,7 @@ class SegmentDynamics(MolecularDynamics):
             raise ValueError("judges and a fallback go with a guard: give guard=, too")
         v = without_held_motion(self._held, start.molecule, start.velocities)
         moving = start.with_(velocities=v)
-        own_bath = getattr(fast, "has_bath", False) is True
-        if own_bath and temperature_K is not None:
-            raise ValueError(
-                f"{type(fast).__name__} has a bath of its own; leave temperature_K = "
-                f"{temperature_K:g} out"
-            )
-        conserving = (temperature_K is None and not own_bath) or thermostat == "bussi"
-        #: Degrees of freedom that share the kinetic energy.
-        self.degrees_of_freedom = self._held.freedom(moving, conserving)
-        self._bath = bath_between(
-            thermostat, temperature_K, coupling_per_ps, seed, self.degrees_of_freedom
-        )
-        bath = None if self._bath is None else thermostat or "langevin"
-        self._settings = {"temperature_K": temperature_K, "thermostat": bath}
+        self._choose_bath(fast, moving, temperature_K, thermostat, coupling_per_ps, seed)
         self._take(None)
         self._made_by = MadeBy.GIVEN
         #: What guards did so far.
@@ -170,6 +155,31 @@ class SegmentDynamics(MolecularDynamics):
         if logfile:
             logger = _Logger(dyn=self, atoms=atoms, logfile=logfile, comm=self.comm)
             self.attach(self.closelater(logger), loginterval)  # type: ignore[no-untyped-call]
+
+    def _choose_bath(
+        self,
+        fast: Propagator,
+        start: State,
+        temperature_K: float | None,
+        thermostat: Thermostat | None,
+        coupling_per_ps: float,
+        seed: int | torch.Generator,
+    ) -> None:
+        """Make the bath between segments, if any, and count the degrees of freedom it leaves."""
+        own_bath = getattr(fast, "has_bath", False) is True
+        if own_bath and temperature_K is not None:
+            raise ValueError(
+                f"{type(fast).__name__} has a bath of its own; leave temperature_K = "
+                f"{temperature_K:g} out"
+            )
+        conserving = (temperature_K is None and not own_bath) or thermostat == "bussi"
+        #: Degrees of freedom that share the kinetic energy.
+        self.degrees_of_freedom = self._held.freedom(start, conserving)
+        self._bath = bath_between(
+            thermostat, temperature_K, coupling_per_ps, seed, self.degrees_of_freedom
+        )
+        bath = None if self._bath is None else thermostat or "langevin"
+        self._settings = {"temperature_K": temperature_K, "thermostat": bath}
 
     @property
     def made_by(self) -> str:
@@ -380,19 +390,3 @@ class _Logger(MDLogger):
 def _own(tensor: Tensor) -> Tensor:
     """Return a copy on the CPU in float64 that nobody else has."""
     return tensor.detach().to("cpu", torch.float64, copy=True)
-
-
-def _checked_start(atoms: Atoms, bonds: Sequence[tuple[int, int]] | Tensor | None) -> State:
-    """Return the state at the start, its molecule with bonds."""
-    try:
-        refuse_charge_and_spin(atoms)
-        state = state_from_atoms(atoms, molecule_from_atoms(atoms))
-    except ValueError as error:
-        raise ValueError(f"these atoms cannot be moved: {error}") from None
-    molecule, x = state.molecule, state.positions[0]
-    cell = None if state.cell is None else state.cell[0]
-    if bonds is None:
-        found = guess_bonds(molecule.numbers, x, cell=cell, pbc=molecule.pbc)
-    else:
-        found = bond_list(bonds)
-    return state.with_(molecule=replace(molecule, bonds=found))

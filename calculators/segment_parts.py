@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from torch import Tensor
 
+from egno_md.ase_atoms import molecule_from_atoms, refuse_charge_and_spin, state_from_atoms
+from egno_md.bonds import guess_bonds
 from egno_md.bundle import Bundle, load_bundle
 from egno_md.calculators.escn_calculator import ESCNCalculator
 from egno_md.calculators.evaluation_options import checked_device, checked_dtype
@@ -22,7 +26,7 @@ from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.propagators.velocity_baths import Collisions, StochasticRescaling, VelocityBath
 from egno_md.roles import Judge, Potential, Propagator
-from egno_md.state import Molecule
+from egno_md.state import Molecule, State
 
 #: A model that makes segments, in any of the ways it may be given.
 Maker = str | Path | Bundle | Propagator
@@ -32,6 +36,30 @@ Guard = str | Path | Bundle | BaseCalculator | Potential
 
 #: Baths between segments.
 Thermostat = Literal["langevin", "bussi", "andersen"]
+
+
+def checked_start(atoms: Atoms, bonds: Sequence[tuple[int, int]] | Tensor | None) -> State:
+    """Return the state at the start, its molecule with bonds.
+
+    Args:
+        atoms: what will move.
+        bonds: pairs of atoms; guessed from the positions when None.
+
+    Raises:
+        ValueError: if the atoms cannot be moved.
+    """
+    try:
+        refuse_charge_and_spin(atoms)
+        state = state_from_atoms(atoms, molecule_from_atoms(atoms))
+    except ValueError as error:
+        raise ValueError(f"these atoms cannot be moved: {error}") from None
+    molecule, x = state.molecule, state.positions[0]
+    cell = None if state.cell is None else state.cell[0]
+    if bonds is None:
+        found = guess_bonds(molecule.numbers, x, cell=cell, pbc=molecule.pbc)
+    else:
+        found = bond_list(bonds)
+    return state.with_(molecule=replace(molecule, bonds=found))
 
 
 def learned_or_given(

@@ -207,13 +207,25 @@ def card_rows(card: BundleCard) -> list[tuple[str, str]]:
         ("units", ", ".join(f"{q} {u}" for q, u in card.units.items())),
         ("level of theory", card.level_of_theory or "not stated"),
     ]
-    rows += [(f"training: {k}", str(v)) for k, v in card.training.items()]
+    facts = {k: v for k, v in card.training.items() if k != "learning_curve"}
+    rows += [(f"training: {k}", str(v)) for k, v in facts.items()]
+    rows += _curve_rows(card.training.get("learning_curve"))
     rows += [(f"held out: {k}", f"{v:.4g}") for k, v in card.held_out.items()]
     rows += [(f"version: {k}", v) for k, v in card.versions.items()]
     rows += [("format version", str(card.format_version)), ("cite", card.citation or "not stated")]
     rows.append(("weights sha256", card.weights_sha256 or "not saved yet"))
     if card.reference_sha256:
         rows.append(("reference sha256", card.reference_sha256))
+    return rows
+
+
+def _curve_rows(curve: object) -> list[tuple[str, str]]:
+    """Validation errors beside the processor time spent, a row for each."""
+    rows = []
+    for point in curve if isinstance(curve, list) else []:
+        if isinstance(point, dict) and "cpu_minutes" in point:
+            found = ", ".join(f"{k} {v}" for k, v in point.items() if k != "cpu_minutes")
+            rows.append((f"validation after {point['cpu_minutes']} CPU min", found))
     return rows
 
 

@@ -56,6 +56,7 @@ def trained_card(
     counts: Mapping[str, int],
     results: Sequence[FitResult],
     measures: Mapping[str, float],
+    curve: Sequence[Mapping[str, float]] = (),
     horizon_fs: float | None = None,
     frame_interval_fs: float | None = None,
 ) -> BundleCard:
@@ -71,6 +72,7 @@ def trained_card(
         counts: how many frames or windows there were of each kind.
         results: how each fit went, in order.
         measures: measures on the test data.
+        curve: validation error against processor time, see `learning_curve`.
         horizon_fs: length of a segment, of a propagator.
         frame_interval_fs: time between its frames.
     """
@@ -87,6 +89,7 @@ def trained_card(
         "wall_seconds": round(sum(r.wall_seconds for r in results), 1),
         "seed": config.seed,
         "settings": config_hash(config.model_dump(mode="json", exclude={"out", "work", "resume"})),
+        "learning_curve": [dict(point) for point in curve],
     }
     facts: dict[str, Any] = dict(
         name=Path(config.out).name.removesuffix(".bundle"),

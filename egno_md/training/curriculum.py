@@ -19,6 +19,7 @@ from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.training.card import trained_card
 from egno_md.training.fresh_network import make_network
+from egno_md.training.learning_curve import learning_curve
 from egno_md.training.lesson import Lesson, read_lessons, read_tests
 from egno_md.training.lesson_fits import (
     SegmentErrors,
@@ -59,7 +60,7 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
     )
     if config.compile != "never":
         model.compiled = CompiledGradient(strict=config.compile == "always")
-    results = _fit_stages(config, model, pairs, lessons)
+    results, folders = _fit_stages(config, model, pairs, lessons)
     measures = _measures(model, [*pairs, *others], lessons, tests)
     card = trained_card(
         config,
@@ -75,6 +76,7 @@ def train_egno(config: TrainConfig, command: str = "") -> Path:
         },
         results=results,
         measures=measures,
+        curve=learning_curve(folders),
         horizon_fs=Paths.of(lessons[0].test, model.step_fs).n_steps * model.step_fs,
         frame_interval_fs=model.step_fs,
     )
@@ -94,8 +96,8 @@ def _check_windows(lesson: Lesson, step_fs: float, longest: int) -> None:
 
 def _fit_stages(
     config: TrainConfig, model: HamiltonianEGNO, pairs: Sequence[Pairs], lessons: Sequence[Lesson]
-) -> list[FitResult]:
-    """Go through the curriculum."""
+) -> tuple[list[FitResult], list[Path]]:
+    """Go through the curriculum; say how each stage went and where its log is."""
     stages = zip(
         config.chain,
         config.chain_steps,
@@ -105,6 +107,7 @@ def _fit_stages(
         strict=True,
     )
     results: list[FitResult] = []
+    folders: list[Path] = []
     for number, (chain, steps, rate, scale, weight) in enumerate(stages):
         if chain == 0 and all(lesson.force_frames is None for lesson in lessons):
             continue
@@ -120,7 +123,8 @@ def _fit_stages(
             errors = SegmentErrors(chain, scale, weight)
             done = match_segments(model, pairs, lessons, errors, settings, folder, resume=resume)
         results.append(done)
-    return results
+        folders.append(folder)
+    return results, folders
 
 
 def _measures(

@@ -22,6 +22,7 @@ from egno_md.training.force_matching import (
     refuse_unknown_elements,
 )
 from egno_md.training.frame_graphs import FrameGraphs, epoch_sampler
+from egno_md.training.learning_curve import learning_curve
 from egno_md.training.loop import fit
 from egno_md.training.settings import fit_settings
 from egno_md.training.sources import FrameSets, frame_sets, start_structure, work_folder
@@ -103,6 +104,7 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
         },
         results=[result],
         measures=measures,
+        curve=learning_curve([folder]),
     )
     return save_bundle(Path(config.out), card, model.state_dict())
 

@@ -79,6 +79,9 @@ def test_curriculum_learns_and_writes_a_bundle(data: Path, tmp_path: Path) -> No
     bundle = load_bundle(path, kind="egno")
     assert bundle.card.horizon_fs == 8.0
     assert bundle.card.training["command"] == "egno-md train water.toml"
+    curve = bundle.card.training["learning_curve"]
+    assert "position_error_over_displacement_4fs" in curve[-1]
+    assert 0.0 < curve[-1]["cpu_minutes"] <= bundle.card.training["cpu_seconds"] / 60 + 0.01
     measured = bundle.card.held_out
     # Standing still scores 1; one minute of one spring system must beat it clearly.
     assert measured["position_error_over_displacement_4fs"] < 0.25
