@@ -11,6 +11,7 @@ import torch
 from ase import Atoms, units
 from ase.md.logger import MDLogger
 from ase.md.md import MolecularDynamics
+from numpy.typing import NDArray
 from torch import Tensor
 
 from egno_md.ase_atoms import state_from_atoms
@@ -53,8 +54,10 @@ class SegmentDynamics(MolecularDynamics):
     _segment: Segment | None
     _next: int
     _n_finite: int
-    _places: Tensor
-    _speeds: Tensor
+    _places: list[Tensor]
+    _speeds: list[Tensor]
+    _pushes: NDArray[np.float64]
+    _makers: list[MadeBy]
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class SegmentDynamics(MolecularDynamics):
         start = checked_start(atoms, bonds)
         self.molecule = self._held.pinned(start.molecule)
         self._masses = start.molecule.masses.numpy()
+        self._mass_factors = self._masses[:, None] * FS_PER_ASE_TIME
         self.n_threads = checked_threads(n_threads)
         self._record_forces = record_forces
         fast = learned_or_given(
@@ -217,7 +221,7 @@ class SegmentDynamics(MolecularDynamics):
                 as the propagator does. The atoms stay at the last good frame.
         """
         segment = self._segment
-        if segment is None or self._next >= segment.n_frames or self._edited():
+        if segment is None or self._next >= len(self._makers) or self._edited():
             segment = self._planned()
             self._take(segment)
         k = self._next
@@ -226,8 +230,8 @@ class SegmentDynamics(MolecularDynamics):
                 f"frame {self.nsteps + 1} ({float(segment.times_fs[k]):g} fs) is not finite: the "
                 "propagator left what it was trained for; give a guard, or start elsewhere"
             )
-        self._put(self._places[k], self._speeds[k])
-        self._made_by = MadeBy(int(segment.made_by[0, k]))
+        self._put(self._places[k], self._speeds[k], self._pushes[k])
+        self._made_by = self._makers[k]
         self._next = k + 1
 
     def _take(self, segment: Segment | None) -> None:
@@ -236,7 +240,11 @@ class SegmentDynamics(MolecularDynamics):
         self._n_finite = 0
         if segment is not None:
             self._n_finite = int(leading(finite_frames(segment))[0])
-            self._places, self._speeds = _own(segment.positions[0]), _own(segment.velocities[0])
+            places, speeds = _own(segment.positions[0]), _own(segment.velocities[0])
+            # All frames at once: what is left for a step is to copy.
+            self._places, self._speeds = list(places), list(speeds)
+            self._pushes = speeds.numpy() * self._mass_factors
+            self._makers = [MadeBy(maker) for maker in segment.made_by[0].tolist()]
 
     def _planned(self) -> Segment:
         """Let the bath act and make a segment."""
@@ -259,22 +267,22 @@ class SegmentDynamics(MolecularDynamics):
         self.events.extend(segment.events)
         return segment
 
-    def _put(self, positions: Tensor, velocities: Tensor) -> None:
+    def _put(
+        self, positions: Tensor, velocities: Tensor, momenta: NDArray[np.float64] | None = None
+    ) -> None:
         """Give the atoms a frame, held atoms where they are, and remember what they got.
 
-        Args:
-            positions: `(n_atoms, 3)`, Å, that `_own` gave.
-            velocities: same shape, Å/fs.
+        All are `(n_atoms, 3)`, in Å, Å/fs and, if they are at hand, ASE's units; `_own` gave them.
         """
         self._positions, self._velocities = positions, velocities
-        held = list(self._held.atoms)
-        if held:
-            self._positions[held] = torch.from_numpy(self.atoms.positions[held])
-            self._velocities[held] = 0.0
-        self.atoms.set_positions(self._positions.numpy(), apply_constraint=self._held.centre)  # type: ignore[no-untyped-call]
+        if held := list(self._held.atoms):
+            positions[held] = torch.from_numpy(self.atoms.positions[held])
+            velocities[held] = 0.0
+        if held or momenta is None:
+            momenta = velocities.numpy() * self._mass_factors
+        self.atoms.set_positions(positions.numpy(), apply_constraint=self._held.centre)  # type: ignore[no-untyped-call]
         if self._held.centre:
             self._positions = torch.from_numpy(self.atoms.positions.copy())
-        momenta = self._velocities.numpy() * (self._masses[:, None] * FS_PER_ASE_TIME)
         self.atoms.set_momenta(momenta, apply_constraint=False)  # type: ignore[no-untyped-call]
         self._given = self._bits()
 
