@@ -131,7 +131,7 @@ class SlowSeries:
         picked = positions[:, (-self._seen) % self._every :: self._every]
         self._seen += positions.shape[1]
         per_frame = max(1, len(self._pairs) + 2 * len(self._torsions)) * positions.shape[0]
-        for part in picked.split(max(1, _CHUNK_VALUES // per_frame), 1):
+        for part in torch.split(picked, max(1, _CHUNK_VALUES // per_frame), 1):
             r, n = part.shape[:2]
             if n == 0:
                 continue

@@ -205,10 +205,10 @@ class BondConstraints:
     def _solved(self, arrows: Tensor, along: Tensor, wanted: Tensor) -> Tensor:
         """Multipliers l of `_coupling` l = wanted, `(n_replicas, n_constraints)`."""
         coupling = torch.einsum("rka,rla->rkl", arrows, along) * self._shared
-        try:
-            found: Tensor = torch.linalg.solve(coupling, wanted)
-        except torch.linalg.LinAlgError as error:
-            raise ValueError("fixed bonds contradict each other or are redundant") from error
+        solution = torch.linalg.solve_ex(coupling, wanted)
+        if bool(solution.info.any()):
+            raise ValueError("fixed bonds contradict each other or are redundant")
+        found: Tensor = solution.result
         return found
 
     def _spread(self, multipliers: Tensor, along: Tensor) -> Tensor:
