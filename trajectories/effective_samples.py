@@ -7,6 +7,9 @@ alone, which is what the worst average may count on. Replicas are taken together
 mean: where each keeps to a basin of its own, correlations do not fall off and no more than about
 one sample per replica is counted.
 
+What vibrates fast between frames that are far apart looks independent, so the mean may flatter a
+run whose distances vibrate more than they wander; the slowest does not.
+
 A run cannot know of a basin that no replica has visited, and from a few effective samples g
 itself cannot be told: below ten the answer is "too short to tell".
 """

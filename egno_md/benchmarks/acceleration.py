@@ -40,6 +40,7 @@ from egno_md.data.cache import (
 )
 from egno_md.data.progress import progress_bar
 from egno_md.propagators.classical import VelocityVerlet
+from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.roles import Potential
 from egno_md.state import State
 from egno_md.training.sources import open_potential, start_structure
@@ -202,9 +203,11 @@ def _announce(subject: Subject, plan: RolloutPlan, minutes: float, n_rows: int) 
     n_steps = 1e3 * plan.burn_in_ps / TIMESTEP_FS
     n_steps += 1e3 * plan.reference_ps / TIMESTEP_FS * plan.n_reference / n
     reference = n_steps * per_step / 60.0
+    compiling = "; compiling the network takes up to a minute more in each row that has one"
     print(
         f"egno-md: about {reference + n_rows * minutes:.3g} CPU minutes: reference "
-        f"{reference:.3g} (kept for the next time), {n_rows} rows of {minutes:g}",
+        f"{reference:.3g} (kept for the next time), {n_rows} rows of {minutes:g}"
+        + (compiling if minutes >= _COMPILE_FROM_MINUTES else ""),
         file=sys.stderr,
     )
 
@@ -213,7 +216,12 @@ def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: P
     """The cheap potential: the second that is named, or a fitted force field."""
     if len(config.potentials) > 1:
         name = config.potentials[1]
-        return _Cheap(_opened(name, structure, config.data), _short(name))
+        potential = _opened(name, structure, config.data)
+        if isinstance(potential, ESCNPotential):
+            spent = load_bundle(name).card.training.get("cpu_seconds")
+            if isinstance(spent, int | float):
+                return _Cheap(potential, _short(name), float(spent))
+        return _Cheap(potential, _short(name))
     about = {
         "potential": potential_fingerprint(subject.potential, subject.start),
         "start": [round(x, 6) for x in subject.start.positions.flatten().tolist()],
@@ -232,8 +240,10 @@ def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: P
 
 
 def _notes(cheap: _Cheap) -> Sequence[str]:
-    if cheap.missed is None:
+    if cheap.cpu_s is None:
         return (f"Cheap potential: {cheap.name}; what it cost to make is not known.",)
+    if cheap.missed is None:
+        return (f"Cheap potential: {cheap.name}, trained in {cheap.cpu_s:.0f} CPU-seconds.",)
     return (
         f"Cheap potential: bonded force field fitted in {cheap.cpu_s:.0f} CPU-seconds; it misses "
         f"{100 * cheap.missed:.0f} % of the true forces (rms).",
