@@ -11,7 +11,9 @@ What vibrates fast between frames that are far apart looks independent, so the m
 run whose distances vibrate more than they wander; the slowest does not.
 
 A run cannot know of a basin that no replica has visited, and from a few effective samples g
-itself cannot be told: below ten the answer is "too short to tell".
+itself cannot be told. Replicas shorter than g count as one sample each, which is not of their
+making but of their starts. So below ten samples, or three for each replica, the answer is "too
+short to tell".
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ from egno_md.trajectories.slow_coordinates import slow_pairs, slow_torsions, slo
 #: With fewer effective samples a run is too short to tell how many they are.
 FEWEST: Final = 10.0
 
+#: Likewise for each replica.
+FEWEST_EACH: Final = 3.0
+
 #: Values kept in memory; of a longer run every second, third, ... frame is looked at.
 _MOST_VALUES: Final = 8_000_000
 
@@ -49,6 +54,7 @@ class EffectiveSamples:
         n_frames: frames that were looked at, of all replicas together.
         spacing_fs: time between them.
         n_coordinates: slow coordinates that change.
+        n_replicas: replicas that were looked at.
     """
 
     mean: float
@@ -57,11 +63,17 @@ class EffectiveSamples:
     n_frames: int
     spacing_fs: float
     n_coordinates: int
+    n_replicas: int
+
+    @property
+    def needed(self) -> float:
+        """Samples below which their number cannot be told: ten, or three for each replica."""
+        return max(FEWEST, FEWEST_EACH * self.n_replicas)
 
     @property
     def too_short(self) -> bool:
-        """Whether the slowest coordinate has fewer than ten samples."""
-        return self.slowest < FEWEST
+        """Whether the slowest coordinate has fewer samples than needed."""
+        return self.slowest < self.needed
 
     def to_json(self, cpu_s: float) -> dict[str, Any]:
         """Return the fields for run.json, with rates per second of processor time.
@@ -83,16 +95,13 @@ class EffectiveSamples:
         Args:
             cpu_s: processor time of the run; NaN when unknown.
         """
-        if self.mean < FEWEST:
-            return (
-                "effective samples of slow coordinates: too short to tell (fewer than "
-                f"{FEWEST:g}; g is about the length of the run)"
-            )
+        few = f"{self.needed:g} in {self.n_replicas} replicas"
+        if self.mean < self.needed:
+            return f"effective samples of slow coordinates: too short to tell (fewer than {few})"
         text = f"{self.mean:.0f} effective samples of slow coordinates{_rate(self.mean, cpu_s)}"
         if self.too_short:
             return (
-                f"{text}; of the slowest, {self.slowest_name}, fewer than {FEWEST:g}: "
-                "too short to tell"
+                f"{text}; of the slowest, {self.slowest_name}, fewer than {few}: too short to tell"
             )
         slowest = f"{self.slowest:.0f}{_rate(self.slowest, cpu_s)}"
         return f"{text}; {slowest}, of the slowest, {self.slowest_name}"
@@ -192,4 +201,5 @@ def count_effective(
         n_frames=n,
         spacing_fs=spacing_fs,
         n_coordinates=len(moving),
+        n_replicas=series.shape[0],
     )

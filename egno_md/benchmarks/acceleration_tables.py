@@ -23,7 +23,12 @@ from egno_md.benchmarks.table import Cell, Table
 from egno_md.state import Molecule
 from egno_md.trajectories.comparison import Comparison, Difference, bins_for, compare
 from egno_md.trajectories.cost_ledger import duration
-from egno_md.trajectories.effective_samples import FEWEST, EffectiveSamples, SlowSeries
+from egno_md.trajectories.effective_samples import (
+    FEWEST,
+    FEWEST_EACH,
+    EffectiveSamples,
+    SlowSeries,
+)
 from egno_md.trajectories.run_setup import seeded
 from egno_md.trajectories.statistics import trajectory_statistics
 
@@ -76,7 +81,7 @@ class Sampled:
         if self.effective is None or self.n_failed or self.cpu_s <= 0:
             return None
         n = self.effective.slowest if slowest else self.effective.mean
-        return n / self.cpu_s if n >= FEWEST else None
+        return n / self.cpu_s if n >= self.effective.needed else None
 
     @property
     def relative_error(self) -> float:
@@ -152,7 +157,8 @@ def _speed(subject: Subject, plan: RolloutPlan, minutes: float) -> Table:
         "row, all rows in turn. Baths have a friction of "
         f"{plan.friction_per_ps:g}/ps; seed {plan.seed}. Effective samples: N / g of slow "
         "coordinates (distances three bonds apart, torsions), by their mean correlation ± its "
-        f"error, and of the slowest; {_TOO_SHORT}: fewer than {FEWEST:g}. Failed: a bond "
+        f"error, and of the slowest; {_TOO_SHORT}: fewer than {FEWEST:g}, or {FEWEST_EACH:g} for "
+        "each replica. Failed: a bond "
         f"{BOND_LIMIT_A:g} Å off, or not finite. Break-even: with the training counted, "
         "the length of 0.5 fs Langevin dynamics that costs as much for as many effective samples.",
         (

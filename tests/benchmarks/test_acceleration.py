@@ -54,7 +54,7 @@ def samples(mean, cpu_s=10.0, training=0.0, failed=0, interval_fs=32.0):
         cpu_s,
         0,
         0,
-        EffectiveSamples(mean, mean / 2, "torsion 0-1-2-3", 400, interval_fs, 3),
+        EffectiveSamples(mean, mean / 2, "torsion 0-1-2-3", 400, interval_fs, 3, 4),
     )
 
 

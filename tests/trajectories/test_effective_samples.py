@@ -70,6 +70,17 @@ def test_replicas_that_keep_to_their_basins_are_one_sample_each():
     assert count_effective(torch.ones((2, 5, 1), dtype=torch.float64), ("x",), 1.0) is None
 
 
+def test_replicas_shorter_than_their_memory_are_too_short_however_many():
+    x = relaxing(0.99, (50, 60), seed=5)  # each a third of g = 199
+    found = count_effective(x[..., None], ("torsion",), 1.0)
+    assert found.slowest > 10
+    assert found.needed == 150
+    assert found.too_short
+    assert "too short to tell (fewer than 150 in 50 replicas)" in found.sentence(1.0)
+    longer = count_effective(relaxing(0.5, (50, 60), seed=5)[..., None], ("torsion",), 1.0)
+    assert not longer.too_short
+
+
 def test_one_torsion_about_each_bond_heavy_where_possible():
     assert slow_torsions(BUTANE).tolist() == [[4, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 5]]
     assert slow_pairs(BUTANE).tolist() == [[0, 3], [0, 5], [1, 5], [2, 4], [3, 4], [4, 5]]
