@@ -24,14 +24,19 @@ if TYPE_CHECKING:
     from egno_md.config import RunConfig as RunConfig
     from egno_md.config import TrainConfig as TrainConfig
     from egno_md.data.structures import read_structure as read_structure
+    from egno_md.propagators.bond_constraints import BondConstraints as BondConstraints
     from egno_md.propagators.classical import Langevin as Langevin
     from egno_md.propagators.classical import VelocityVerlet as VelocityVerlet
+    from egno_md.propagators.constrained_langevin import (
+        ConstrainedLangevin as ConstrainedLangevin,
+    )
     from egno_md.propagators.direct_force_potential import (
         DirectForcePotential as DirectForcePotential,
     )
     from egno_md.propagators.direct_force_potential import load_potential as load_potential
     from egno_md.propagators.escn_potential import ESCNPotential as ESCNPotential
     from egno_md.propagators.guarded import GuardedPropagator as GuardedPropagator
+    from egno_md.propagators.hydrogen_masses import heavy_hydrogens as heavy_hydrogens
     from egno_md.propagators.learned import LearnedPropagator as LearnedPropagator
     from egno_md.propagators.metropolised import Metropolised as Metropolised
     from egno_md.propagators.multiple_time_step import Correction as Correction
@@ -75,8 +80,11 @@ _HOMES: Final = {
     "RunConfig": "config",
     "TrainConfig": "config",
     "read_structure": "data.structures",
+    "BondConstraints": "propagators.bond_constraints",
     "Langevin": "propagators.classical",
     "VelocityVerlet": "propagators.classical",
+    "ConstrainedLangevin": "propagators.constrained_langevin",
+    "heavy_hydrogens": "propagators.hydrogen_masses",
     "DirectForcePotential": "propagators.direct_force_potential",
     "load_potential": "propagators.direct_force_potential",
     "ESCNPotential": "propagators.escn_potential",

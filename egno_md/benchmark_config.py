@@ -22,6 +22,7 @@ BenchmarkName = Literal[
     "speed",
     "potentials",
     "doors",
+    "acceleration",
 ]
 
 
@@ -36,7 +37,8 @@ class BenchmarkConfig(Job):
     training step; propagators: propagators of equal training cost; rollouts: long runs of
     bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
     products; potentials: eSCN potentials on published frames; doors: what ASE and OpenMM add to
-    the cost of the models."""
+    the cost of the models; acceleration: effective samples of a potential per CPU-second, by
+    segments, classical baselines and naive alternatives."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""
@@ -50,7 +52,9 @@ class BenchmarkConfig(Job):
     """Bundles to measure (rollouts, cost); none: the packaged ones."""
     potentials: tuple[str, ...] = ()
     """True potential of each bundle (rollouts), as for training: sgdml:FILE, openmm:FORCEFIELD,
-    or a bundle; none: as the bundle's card says, its file looked for in the data folder."""
+    or a bundle; none: as the bundle's card says, its file looked for in the data folder.
+    acceleration: the true one, xtb too (GFN2-xTB), then the cheap one; none: the eSCN bundle of
+    the molecule where there is one, and a bonded force field fitted to the true one."""
     structures: tuple[str, ...] = ()
     """Structure file that each bundle starts from (rollouts, cost); none: as its card says."""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -59,7 +63,8 @@ class BenchmarkConfig(Job):
     """Passes over the training data; none: as the benchmark's caption says."""
     cpu_minutes: float | None = Field(None, gt=0.0)
     """Stop each training after this much processor time (potentials: end its schedule with it);
-    none: no limit (potentials: 30 minutes, unless epochs are given)."""
+    none: no limit (potentials: 30 minutes, unless epochs are given). acceleration: of each row;
+    none: 10 minutes."""
     length_ps: float | None = Field(None, gt=0.0)
     """Length of each replica's run (rollouts); none: as the caption says, ps."""
     n_replicas: int | None = Field(None, ge=1, le=1_000_000)
@@ -70,7 +75,8 @@ class BenchmarkConfig(Job):
     """Friction of the thermostat (rollouts), 1/ps."""
     reference_ps: float | None = Field(None, gt=0.0)
     """Length of each replica of the classical dynamics that long runs are held against
-    (rollouts); none: as long as those runs and as many; else four times as many, ps."""
+    (rollouts); none: as long as those runs and as many; else four times as many, ps.
+    acceleration: of 32 replicas; none: 20 ps."""
     out: str = "benchmarks"
     """Folder for trainings and tables: OUT/NAME."""
     resume: bool = False

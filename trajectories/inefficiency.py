@@ -11,7 +11,12 @@ from torch import Tensor
 def statistical_inefficiency(series: Tensor) -> Tensor:
     """Number of frames that count as one independent sample, g = 1 + 2 sum of correlations.
 
-    The sum ends at the first correlation that is not positive.
+    With C(t) the correlation at a lag of t of n frames, g = 1 + 2 sum_t (1 - t/n) C(t), the sum
+    ending before the first C(t) that is not positive: Chodera et al., J. Chem. Theory Comput. 3,
+    26 (2007), doi:10.1021/ct0502864. This is the definition of pymbar's
+    `timeseries.statistical_inefficiency` with `mintime=0`, which a test holds it to. pymbar's
+    default `mintime=3` keeps the first three lags whatever their sign: that is the same for a
+    series that relaxes, not for one that swings about its mean within three frames.
 
     Args:
         series: `(n_replicas, n_frames)`; correlations are averaged over replicas.

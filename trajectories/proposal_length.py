@@ -19,11 +19,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from egno_md.bonds import bond_graph_distance
 from egno_md.propagators.metropolised import Metropolised
 from egno_md.state import State
-from egno_md.trajectories.histograms import bond_lengths, nearest_in
 from egno_md.trajectories.inefficiency import statistical_inefficiency
+from egno_md.trajectories.slow_coordinates import Coordinates, slow_distances
 
 #: Proposals of each replica in a trial, at least; correlations cannot be told from fewer.
 _FEWEST: Final = 10
@@ -33,12 +32,6 @@ _MOST: Final = 2000
 
 #: Longer proposals are accepted still less, so there is no use in trying them.
 _HOPELESS: Final = 0.02
-
-#: Distances that are looked at, at most.
-_MOST_PAIRS: Final = 200
-
-#: Internal coordinates of a state, `(n_replicas, n_coordinates)`.
-Coordinates = Callable[[State], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,27 +134,6 @@ def tune_proposal(
         trials.append(trial)
     best = max(trials, key=lambda trial: trial.effective_per_cpu_s)
     return ProposalTuning(best.proposal_fs, tuple(trials), time.process_time() - began)
-
-
-def slow_distances(start: State) -> Coordinates:
-    """Distances of atoms three bonds apart and more, of all atoms where there are none such.
-
-    Args:
-        start: gives molecule and cell.
-
-    Returns:
-        A function from a state to `(n_replicas, n_pairs)`, Å; positions for a single atom.
-    """
-    molecule = start.molecule
-    if molecule.n_atoms == 1:
-        return lambda state: state.positions.flatten(1)
-    pairs = torch.combinations(torch.arange(molecule.n_atoms))
-    apart = bond_graph_distance(molecule.n_atoms, molecule.bonds, 3)[pairs[:, 0], pairs[:, 1]]
-    chosen = pairs[apart >= 3] if bool((apart >= 3).any()) else pairs
-    stride = -(-len(chosen) // _MOST_PAIRS)
-    chosen = chosen[::stride]
-    nearest = nearest_in(molecule, start.cell)
-    return lambda state: bond_lengths(state.positions, chosen, nearest)
 
 
 def _tried(

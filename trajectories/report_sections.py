@@ -218,6 +218,9 @@ def energy_drift(record: RunRecord) -> float | None:
 def cost_section(record: RunRecord, ledger: CostLedger | None) -> list[str]:
     """What the run cost beside classical integration."""
     parts = [html.heading("What it cost")]
+    if record.effective is not None:
+        said = record.effective.sentence(record.cpu_s)
+        parts.append(html.paragraph(f"{said[:1].upper()}{said[1:]}."))
     total_ps = record.length_ps * record.n_replicas
     if ledger is None:
         text = "The price of classical integration was not measured in this run."

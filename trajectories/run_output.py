@@ -54,6 +54,8 @@ def run_facts(record: RunRecord, summary: RunSummary) -> dict[str, Any]:
         "fallbacks": dict(Counter(e.judge for e in record.events).most_common()),
         "mean_temperature_K": mean_temperatures(record),
     }
+    if record.effective is not None:
+        facts["effective_samples"] = record.effective.to_json(summary.cpu_s)
     if record.sampling:
         n = effective_samples(record.potential_energies[:, 1:])
         facts["sampling"] = {**record.sampling, "effective_samples_of_energy": n}
@@ -77,6 +79,8 @@ def describe(record: RunRecord, summary: RunSummary) -> str:
     lines += _fallback_lines(record)
     if record.sampling:
         lines += sampling_sentences(record.sampling)
+    if record.effective is not None:
+        lines.append(record.effective.sentence(summary.cpu_s))
     means = mean_temperatures(record)
     each = ", ".join(f"{name} {value:.1f}" for name, value in means.items() if name != "all")
     target = "" if record.target_K is None else f", target {record.target_K:g}"

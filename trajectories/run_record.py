@@ -14,6 +14,7 @@ from torch import Tensor
 from egno_md.segment import Event, MadeBy, Segment
 from egno_md.state import Molecule
 from egno_md.trajectories.comparison import bins_for
+from egno_md.trajectories.effective_samples import EffectiveSamples, SlowSeries
 from egno_md.trajectories.histograms import Bins
 from egno_md.trajectories.sampling_facts import sampling_facts
 from egno_md.trajectories.statistics import StatisticsCounter
@@ -51,6 +52,7 @@ class RunRecord:
         source: name of the store, for people.
         sampling: what accept/reject did, see `egno_md.trajectories.sampling_facts`; empty for
             other runs.
+        effective: independent samples of slow coordinates after the start, or None.
     """
 
     molecule: Molecule
@@ -74,6 +76,7 @@ class RunRecord:
     cpu_s: float = math.nan
     source: str = "run"
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    effective: EffectiveSamples | None = None
 
     @property
     def length_ps(self) -> float:
@@ -173,6 +176,9 @@ def record_run(
         ValueError: if the frames do not fit together.
     """
     counter: StatisticsCounter | None = None
+    slow = SlowSeries(
+        molecule, n_replicas=n_replicas, n_frames=n_frames, frame_interval_fs=frame_interval_fs
+    )
     problem: str | None = None
     dof, n_given = degrees_of_freedom or 3 * molecule.n_atoms, 0
     scalars: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -194,6 +200,7 @@ def record_run(
                 segment.potential_energies[:, skip:],
                 segment.cell,
             )
+            slow.add(segment.positions[:, skip:], segment.cell)
         scalars.append((segment.times_fs, segment.made_by, segment.potential_energies))
     elements = torch.unique(molecule.numbers)
     grid = (n_replicas, 0)
@@ -211,6 +218,7 @@ def record_run(
         dof,
         statistics=_result(counter),
         reference_problem=problem,
+        effective=slow.result(),
         **labels,
     )
 

@@ -69,6 +69,12 @@ def test_classical_run_leaves_everything(words, tmp_path, capsys):
     np.testing.assert_allclose(read.time, np.arange(31) * 0.002, rtol=1e-5)
     np.testing.assert_allclose(read.xyz, reader.array("positions")[0] / 10, atol=5.1e-4)
     record = json.loads((out / "run.json").read_text())
+    worth = record["effective_samples"]
+    # Two molecules for 60 fs: nothing has moved far, and the run says so.
+    assert worth["too_short_to_tell"]
+    assert worth["slowest_per_cpu_s"] == pytest.approx(worth["slowest"] / record["cpu_s"])
+    assert "too short to tell" in said
+    assert "too short to tell" in (out / "report.html").read_text()
     assert record["n_frames"] == 31
     assert record["share_integrator"] == 1.0
     assert set(record["mean_temperature_K"]) == {"all", "H", "C", "O"}

@@ -10,7 +10,8 @@ from egno_md.propagators.metropolised import Metropolised
 from egno_md.state import Molecule, State
 from egno_md.trajectories import proposal_length
 from egno_md.trajectories.metropolised_run import frames_of, lengths_to_try
-from egno_md.trajectories.proposal_length import slow_distances, tune_proposal
+from egno_md.trajectories.proposal_length import tune_proposal
+from egno_md.trajectories.slow_coordinates import slow_distances
 from tests.propagators.exact_distributions import KELVIN, Separable, harmonic, rows
 
 

@@ -1,0 +1,297 @@
+"""`egno-md benchmark acceleration`: effective samples per CPU-second, exact, classical and naive.
+
+All rows sample the same potential from the same starts, in turns, for the same processor time.
+What a row gives is held against a long Langevin run with steps of 0.5 fs, and that run against
+itself. `--resume` goes on after the last finished turn.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from egno_md.benchmark_config import BenchmarkConfig
+from egno_md.benchmarks.acceleration_rows import ROWS, YARDSTICK, Bench, Contestant
+from egno_md.benchmarks.acceleration_runs import Runner
+from egno_md.benchmarks.acceleration_tables import joined, tables_of
+from egno_md.benchmarks.fitted_force_field import FittedForceField, fit_force_field
+from egno_md.benchmarks.rollout_measures import Record
+from egno_md.benchmarks.rollout_reference import TIMESTEP_FS, RolloutPlan, reference_record
+from egno_md.benchmarks.rollout_subject import (
+    Subject,
+    find_file,
+    recorded,
+    structure_files,
+)
+from egno_md.benchmarks.table import Table, benchmark_folder
+from egno_md.bundle import Bundle, load_bundle, packaged_bundles
+from egno_md.data.cache import (
+    config_hash,
+    potential_fingerprint,
+    read_tensors,
+    remember,
+    write_tensors,
+)
+from egno_md.data.progress import progress_bar
+from egno_md.propagators.classical import VelocityVerlet
+from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.roles import Potential
+from egno_md.state import State
+from egno_md.training.sources import open_potential, start_structure
+from egno_md.trajectories.run_setup import seeded
+
+#: Turns of every row.
+N_TURNS: Final = 4
+
+#: Processor time of each row, minutes, unless said otherwise.
+_CPU_MINUTES: Final = 10.0
+
+#: With so much time for a row, compiling the network pays.
+_COMPILE_FROM_MINUTES: Final = 3.0
+
+#: Frames of the reference, fs.
+_REFERENCE_INTERVAL_FS: Final = 4.0
+
+_BUNDLE: Final = "ethanol-egno"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cheap:
+    """A cheap potential: its name, what fitting took, s, and what it misses of the force."""
+
+    potential: Potential
+    name: str
+    cpu_s: float | None = None
+    missed: float | None = None
+
+
+def measure(config: BenchmarkConfig) -> list[Table]:
+    """Run the rows on one molecule.
+
+    Args:
+        config: may name a bundle, its true and a cheap potential and its structure; `rows`,
+            `cpu_minutes` of each row, `n_replicas`, `reference_ps`, temperature, friction, first
+            seed.
+
+    Raises:
+        FileNotFoundError: if a bundle or file is missing.
+        ValueError: if an option is wrong.
+    """
+    for row in config.rows:
+        if row not in ROWS:
+            raise ValueError(f"rows has {row!r}; allowed are {', '.join(ROWS)}")
+    if config.device != "cpu":
+        raise ValueError(f"device is {config.device!r}; processor time is measured on the cpu only")
+    if len(config.bundles) > 1 or len(config.potentials) > 2:
+        raise ValueError("one bundle, one true and one cheap potential are measured at a time")
+    chosen = config.rows or tuple(ROWS)
+    # The yardstick is always there.
+    rows = tuple(row for row in ROWS if row in chosen or row == YARDSTICK)
+    subject, structure = _subject(config)
+    plan = _plan(config)
+    minutes = _CPU_MINUTES if config.cpu_minutes is None else config.cpu_minutes
+    _announce(subject, plan, minutes, len(rows))
+    folder = benchmark_folder(config)
+    reference = reference_record(subject, plan, _REFERENCE_INTERVAL_FS, folder / "references")
+    start = State(
+        subject.start.molecule, reference["start_positions"], reference["start_velocities"]
+    )
+    cheap = _cheap(config, subject, structure, folder)
+    compiled = minutes >= _COMPILE_FROM_MINUTES
+    bench = Bench(
+        subject,
+        cheap.potential,
+        cheap.cpu_s,
+        plan.temperature_K,
+        plan.friction_per_ps,
+        plan.seed,
+        reference["bond_mean_A"],
+        compiled,
+    )
+    contestants = {row: ROWS[row][1](bench, row) for row in rows}
+    about = _about(subject, plan, cheap, minutes)
+    turns = _turns(contestants, start, reference, 60.0 * minutes / N_TURNS, about, config, folder)
+    found = {row: joined(contestants[row], turns[row]) for row in rows}
+    return tables_of(found, reference, subject, plan, minutes, _notes(cheap))
+
+
+def _subject(config: BenchmarkConfig) -> tuple[Subject, Path]:
+    """The bundle with its true potential and its structure, and the file of that."""
+    bundle = load_bundle(config.bundles[0] if config.bundles else _BUNDLE, kind="egno")
+    structure = structure_files(config, 0, bundle)[0]
+    name = config.potentials[0] if config.potentials else _taught_by(bundle)
+    start = start_structure(str(structure))
+    bundle.check_elements(start.molecule)
+    potential = _opened(name, structure, config.data)
+    return Subject(f"{bundle.name}, {structure.stem}", bundle, potential, _short(name), start), (
+        structure
+    )
+
+
+def _taught_by(bundle: Bundle) -> str:
+    """The packaged eSCN potential of the same molecule, or what the card names."""
+    escn = bundle.name.removesuffix("-egno") + "-escn"
+    if escn in packaged_bundles():
+        return escn
+    names = recorded(bundle.card, "potential")
+    if not names:
+        raise ValueError(
+            f"the card of bundle {bundle.name!r} does not say its potential; give --potentials"
+        )
+    return names[0]
+
+
+def _short(name: str) -> str:
+    """A potential's name without folders."""
+    scheme, colon, rest = name.partition(":")
+    return f"{scheme}:{Path(rest).name}" if colon else Path(name).name
+
+
+def _opened(name: str, structure: Path, data: str | None) -> Potential:
+    """Open a potential by the name that trainings use, or "xtb"."""
+    if name == "xtb":
+        from egno_md.benchmarks.cost_engines import has_xtb
+
+        if not has_xtb():
+            raise ValueError("potential xtb needs tblite: pip install 'egno-md[qm]'")
+        from tblite.ase import TBLite
+
+        from egno_md.calculators.potential_from_ase import ASEPotential
+
+        def another() -> Any:  # noqa: ANN401 - tblite has no types
+            return TBLite(method="GFN2-xTB", verbosity=0)
+
+        return ASEPotential(another(), another)
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme == "sgdml":
+        name = f"sgdml:{find_file(rest, data)}"
+    return open_potential(name, str(structure))
+
+
+def _plan(config: BenchmarkConfig) -> RolloutPlan:
+    length = 20.0 if config.reference_ps is None else config.reference_ps
+    return RolloutPlan(
+        config.temperature_K,
+        config.friction_per_ps,
+        n_replicas=16 if config.n_replicas is None else config.n_replicas,
+        length_ps=length,
+        nve_ps=0.0,
+        n_reference=2 * (16 if config.n_replicas is None else config.n_replicas),
+        reference_ps=length,
+        burn_in_ps=min(5.0, length),
+        n_windows=0,
+        seed=config.seeds[0],
+    )
+
+
+def _announce(subject: Subject, plan: RolloutPlan, minutes: float, n_rows: int) -> None:
+    """Say how long all of it will take, from a few steps of the true potential."""
+    n = plan.n_reference + plan.n_replicas
+    x = subject.start.positions[:1].double().expand(n, -1, -1).clone()
+    dynamics = VelocityVerlet(subject.potential, TIMESTEP_FS, 2 * TIMESTEP_FS, 1)
+    state = dynamics.advance(State.at_rest(subject.start.molecule, x)).last
+    began = time.process_time()
+    dynamics.advance(state)
+    per_step = (time.process_time() - began) / 2
+    # The burn-in moves the replicas of the rows, too.
+    n_steps = 1e3 * plan.burn_in_ps / TIMESTEP_FS
+    n_steps += 1e3 * plan.reference_ps / TIMESTEP_FS * plan.n_reference / n
+    reference = n_steps * per_step / 60.0
+    compiling = "; compiling the network takes up to a minute more in each row that has one"
+    print(
+        f"egno-md: about {reference + n_rows * minutes:.3g} CPU minutes: reference "
+        f"{reference:.3g} (kept for the next time), {n_rows} rows of {minutes:g}"
+        + (compiling if minutes >= _COMPILE_FROM_MINUTES else ""),
+        file=sys.stderr,
+    )
+
+
+def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: Path) -> _Cheap:
+    """The cheap potential: the second that is named, or a fitted force field."""
+    if len(config.potentials) > 1:
+        name = config.potentials[1]
+        potential = _opened(name, structure, config.data)
+        if isinstance(potential, ESCNPotential):
+            spent = load_bundle(name).card.training.get("cpu_seconds")
+            if isinstance(spent, int | float):
+                return _Cheap(potential, _short(name), float(spent))
+        return _Cheap(potential, _short(name))
+    about = {
+        "potential": potential_fingerprint(subject.potential, subject.start),
+        "start": [round(x, 6) for x in subject.start.positions.flatten().tolist()],
+        "seed": config.seeds[0],
+    }
+
+    def make() -> Record:
+        draw = seeded(config.seeds[0], "cheap potential")
+        made, cpu_s, missed = fit_force_field(subject.potential, subject.start, draw)
+        facts = torch.tensor([cpu_s, missed], dtype=torch.float64)
+        return {**made.to_tensors(), "facts": facts}
+
+    kept = remember(folder, "cheap", about, make)
+    cpu_s, missed = kept["facts"].tolist()
+    return _Cheap(FittedForceField.from_tensors(kept), "fitted bonded force field", cpu_s, missed)
+
+
+def _notes(cheap: _Cheap) -> Sequence[str]:
+    if cheap.cpu_s is None:
+        return (f"Cheap potential: {cheap.name}; what it cost to make is not known.",)
+    if cheap.missed is None:
+        return (f"Cheap potential: {cheap.name}, trained in {cheap.cpu_s:.0f} CPU-seconds.",)
+    return (
+        f"Cheap potential: bonded force field fitted in {cheap.cpu_s:.0f} CPU-seconds; it misses "
+        f"{100 * cheap.missed:.0f} % of the true forces (rms).",
+    )
+
+
+def _about(subject: Subject, plan: RolloutPlan, cheap: _Cheap, minutes: float) -> dict[str, Any]:
+    """Everything that a turn depends on besides its row and number."""
+    start = subject.start
+    return {
+        "weights": subject.bundle.card.weights_sha256,
+        "potential": potential_fingerprint(subject.potential, start),
+        "cheap": potential_fingerprint(cheap.potential, start),
+        "start": [round(x, 6) for x in start.positions.flatten().tolist()],
+        "plan": asdict(plan),
+        "cpu_minutes": minutes,
+        "n_turns": N_TURNS,
+    }
+
+
+def _turns(
+    contestants: dict[str, Contestant],
+    start: State,
+    reference: Record,
+    cpu_s: float,
+    about: dict[str, Any],
+    config: BenchmarkConfig,
+    folder: Path,
+) -> dict[str, list[Record]]:
+    """Give every row its turns, or take those that are there."""
+    made: dict[str, list[Record]] = {row: [] for row in contestants}
+    runners: dict[str, Runner] = {}
+    with progress_bar("acceleration", N_TURNS * len(contestants)) as advance:
+        for turn in range(N_TURNS):
+            for row, contestant in contestants.items():
+                key = config_hash({**about, "row": row, "turn": turn})
+                path = folder / "turns" / f"{row}-{turn}-{key}.safetensors"
+                # A turn after one that was made anew is made anew.
+                if config.resume and path.exists() and row not in runners:
+                    made[row].append(read_tensors(path)[0])
+                else:
+                    if row not in runners:
+                        lengths = reference["bond_mean_A"]
+                        runners[row] = Runner(contestant, start, lengths, N_TURNS)
+                        runners[row].warm_up()
+                        if made[row]:
+                            runners[row].resume(made[row][-1])
+                    made[row].append(runners[row].turn(cpu_s))
+                    write_tensors(path, made[row][-1], {"row": row, "turn": turn})
+                advance(1, row)
+    return made
