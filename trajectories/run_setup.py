@@ -209,7 +209,7 @@ def build_judges(
     if config.temperature_alarm_rate is not None and bath:
         judges.append(TemperatureJudge(config.temperature_K, config.temperature_alarm_rate))
     if config.energy_limit_eV is not None:
-        judges.append(EnergyJudge(potential, config.energy_limit_eV, config.energy_every))
+        judges.append(EnergyJudge(potential, config.energy_limit_eV))
     return judges
 
 
