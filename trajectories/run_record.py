@@ -14,6 +14,7 @@ from torch import Tensor
 from egno_md.segment import Event, MadeBy, Segment
 from egno_md.state import Molecule
 from egno_md.trajectories.comparison import bins_for
+from egno_md.trajectories.guard_facts import guard_facts
 from egno_md.trajectories.histograms import Bins
 from egno_md.trajectories.sampling_facts import sampling_facts
 from egno_md.trajectories.statistics import StatisticsCounter
@@ -51,6 +52,7 @@ class RunRecord:
         source: name of the store, for people.
         sampling: what accept/reject did, see `egno_md.trajectories.sampling_facts`; empty for
             other runs.
+        guard: what a guard bounds, see `egno_md.trajectories.guard_facts`; empty for other runs.
     """
 
     molecule: Molecule
@@ -74,6 +76,7 @@ class RunRecord:
     cpu_s: float = math.nan
     source: str = "run"
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    guard: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def length_ps(self) -> float:
@@ -143,6 +146,7 @@ def read_run(path: str | Path, reference: Mapping[str, Tensor] | None = None) ->
         cpu_s=reader.commit.cpu_s,
         source=Path(path).name,
         sampling=sampling_facts(reader),
+        guard=guard_facts(reader),
     )
 
 

@@ -148,7 +148,13 @@ def build_propagator(
             models.potential, config.timestep_fs, fast.frame_interval_fs, fast.n_frames
         )
         judges = build_judges(config, models.potential, molecule, bond_lengths_A, bath)
-        scheme = GuardedPropagator(fast, safe, judges)
+        scheme = GuardedPropagator(
+            fast,
+            safe,
+            judges,
+            segments_per_proposal=config.energy_every,
+            recover_after=config.recover_after,
+        )
     return Thermostatted(scheme, config.temperature_K, friction, noise) if bath else scheme
 
 
