@@ -22,6 +22,7 @@ BenchmarkName = Literal[
     "speed",
     "potentials",
     "doors",
+    "guard",
 ]
 
 
@@ -36,7 +37,7 @@ class BenchmarkConfig(Job):
     training step; propagators: propagators of equal training cost; rollouts: long runs of
     bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
     products; potentials: eSCN potentials on published frames; doors: what ASE and OpenMM add to
-    the cost of the models."""
+    the cost of the models; guard: runs damaged on purpose under a guard."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""
@@ -61,13 +62,13 @@ class BenchmarkConfig(Job):
     """Stop each training after this much processor time (potentials: end its schedule with it);
     none: no limit (potentials: 30 minutes, unless epochs are given)."""
     length_ps: float | None = Field(None, gt=0.0)
-    """Length of each replica's run (rollouts); none: as the caption says, ps."""
+    """Length of each replica's run (rollouts, guard); none: as the caption says, ps."""
     n_replicas: int | None = Field(None, ge=1, le=1_000_000)
-    """Replicas (rollouts, cost); none: as the caption says."""
+    """Replicas (rollouts, cost, guard); none: as the caption says."""
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)
-    """Temperature of the runs (rollouts, cost), K."""
+    """Temperature of the runs (rollouts, cost, guard), K."""
     friction_per_ps: float = Field(10.0, gt=0.0, le=1e4)
-    """Friction of the thermostat (rollouts), 1/ps."""
+    """Friction of the thermostat (rollouts, guard), 1/ps."""
     reference_ps: float | None = Field(None, gt=0.0)
     """Length of each replica of the classical dynamics that long runs are held against
     (rollouts); none: as long as those runs and as many; else four times as many, ps."""

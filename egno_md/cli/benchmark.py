@@ -25,6 +25,7 @@ MODULES: Final = {
     "speed": "speed",
     "potentials": "potentials",
     "doors": "doors",
+    "guard": "guard",
 }
 
 
