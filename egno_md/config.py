@@ -91,6 +91,9 @@ class RunConfig(Job):
     energy_every: int = Field(1, ge=1, le=10_000)
     """Segments of the network that are judged together, with one energy at their end (guarded);
     they are held back until then."""
+    energy_frames: Literal["last", "all"] = "last"
+    """Frames whose energy is asked (guarded): the last of a proposal, and the others where it
+    fails, or all: a bad proposal may come back to its energy by chance."""
     recover_after: int | None = Field(None, ge=1)
     """After a rejection the proposals of that replica are halved, and doubled again after so many
     accepted ones (guarded); none: always full."""

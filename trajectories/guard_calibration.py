@@ -225,7 +225,8 @@ def calibrate(
         if bool(torch.isfinite(least).all()):
             contact = -tolerance_limit(-least, rate)
     if config.energy_limit_eV is not None:
-        errors = energy_errors(fast, potential, starts, trusted.n_frames)
+        every = config.energy_frames == "all"
+        errors = energy_errors(fast, potential, starts, trusted.n_frames, every_frame=every)
         wanted = tolerance_limit(errors, rate)
         # A limit of zero would be none.
         energy = max(min(wanted, config.energy_limit_eV), 1e-9)
@@ -241,7 +242,14 @@ def calibrate(
     )
 
 
-def energy_errors(fast: Propagator, potential: Potential, starts: State, n_frames: int) -> Tensor:
+def energy_errors(
+    fast: Propagator,
+    potential: Potential,
+    starts: State,
+    n_frames: int,
+    *,
+    every_frame: bool = False,
+) -> Tensor:
     """Change of the total energy over the proposals from some starts.
 
     Args:
@@ -249,6 +257,7 @@ def energy_errors(fast: Propagator, potential: Potential, starts: State, n_frame
         potential: for the energy.
         starts: one replica for each.
         n_frames: length of a proposal.
+        every_frame: take the largest of all frames, not that of the last.
 
     Returns:
         `(n_replicas,)` eV, absolute; infinite where a proposal is not finite or the potential
@@ -258,12 +267,15 @@ def energy_errors(fast: Propagator, potential: Potential, starts: State, n_frame
     for block in torch.split(torch.arange(starts.n_replicas), _BATCH):
         here = starts.replica(block)
         segment = fast.advance(here, n_frames)
-        # With a limit that nothing breaks the judge asks for the last frames, and only those.
-        seen = EnergyJudge(potential, sys.float_info.max).judge(here, segment).potential_energies
+        # A limit that nothing breaks: the judge asks for the frames meant, and no others.
+        judge = EnergyJudge(potential, sys.float_info.max, every_frame=every_frame)
+        seen = judge.judge(here, segment).potential_energies
         assert seen is not None
-        after = seen[:, -1] + kinetic_energy(here.molecule, segment.velocities[:, -1]).cpu()
-        change = (after - total_energies(potential, here)).abs()
-        found.append(change.nan_to_num(nan=math.inf, posinf=math.inf))
+        first = 0 if every_frame else n_frames - 1
+        after = seen + kinetic_energy(here.molecule, segment.velocities).cpu()
+        change = (after - total_energies(potential, here)[:, None]).abs()[:, first:]
+        change = change.nan_to_num(nan=math.inf, posinf=math.inf).amax(1)
+        found.append(change)
     return torch.cat(found)
 
 

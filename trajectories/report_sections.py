@@ -109,9 +109,12 @@ def _what_is_bounded(record: RunRecord) -> str:
     span = "one segment" if every == 1 else f"{every} segments in a row"
     text = f"A proposal is {span} of the network. "
     if record.guard["largest_energy_error_eV"] is not None:
+        asked = "at the end of each, and of the frames before where that failed"
+        if record.config.get("energy_frames") == "all":
+            asked = "for every frame"
         text += (
-            "Energies were asked at the end of each, and of the frames before where that failed; "
-            "the bound is for one proposal, and errors of many may add up. "
+            f"Energies were asked {asked}; the bound is for one proposal, and errors of many may "
+            "add up. "
         )
     text += f"The integrator with the trusted potential made {in_percent(safe)} of the frames"
     shortest = record.guard["shortest_proposal_frames"]

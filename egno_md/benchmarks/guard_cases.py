@@ -25,6 +25,7 @@ class Case:
         bath_K: temperature of the bath and of its judge; the run's when None.
         stretch_A: how far the O-H bond is pulled out at the start.
         isomer: whether the atoms are dimethyl ether instead.
+        ends_only: whether energies are asked at the ends of proposals only, as by default.
     """
 
     what: str
@@ -33,6 +34,7 @@ class Case:
     bath_K: float | None = None
     stretch_A: float = 0.0
     isomer: bool = False
+    ends_only: bool = False
 
 
 CASES: Final = {
@@ -40,6 +42,9 @@ CASES: Final = {
     "noise-0.3": Case("weights off by 0.3 %", noise=0.003),
     "noise-1": Case("weights off by 1 %", noise=0.01),
     "noise-2": Case("weights off by 2 %", noise=0.02),
+    "noise-2-ends": Case(
+        "weights off by 2 %, energies at the ends only", noise=0.02, ends_only=True
+    ),
     "noise-5": Case("weights off by 5 %", noise=0.05),
     "hot-start": Case("start velocities of 900 K", start_K=900.0),
     "hot-bath": Case("bath of 900 K, limits of 300 K", start_K=900.0, bath_K=900.0),

@@ -34,8 +34,8 @@ class TrialResult:
         proposals: judged.
         undetected: frames of the network that were kept though they had failed.
         rejections: proposals cut, by judge.
-        false_alarms: those whose energy error at their end was within the judge's limit and
-            whose bonds were within `FAILED_BOND_A`.
+        false_alarms: those with all energy errors within the judge's limit and all bonds within
+            `FAILED_BOND_A`.
         frames: of the network and of the integrator.
         largest_energy_eV: largest energy error of a kept frame of the network.
         largest_bond_A: largest deviation of a bond in one.
@@ -150,9 +150,9 @@ class Checked(Recorded):
         if segment.events and isinstance(recorded, Recorded) and recorded.last is not None:
             rows = torch.tensor([event.replica for event in segment.events])
             proposal = _replicas(recorded.last, rows)
-            ends = energy_errors_of_frames(self.potential, state.replica(rows), proposal)[:, -1]
+            true = energy_errors_of_frames(self.potential, state.replica(rows), proposal).amax(1)
             whole = bond_deviations_A(proposal, self.bond_lengths_A).amax(1) <= FAILED_BOND_A
-            found.false_alarms += int(((ends <= self.energy_limit_eV) & whole).sum())
+            found.false_alarms += int(((true <= self.energy_limit_eV) & whole).sum())
 
 
 def _replicas(segment: Segment, rows: Tensor) -> Segment:

@@ -29,7 +29,8 @@ def _nothing_known() -> tuple[Tensor, Tensor, Tensor]:
 class EnergyJudge:
     """Accepts frames whose total energy by a potential is that of the start, within a limit.
 
-    Only the last frame is evaluated as long as it passes; for a replica that fails all its
+    Only the last frame is evaluated as long as it passes, unless every frame is asked for: a bad
+    segment may come back to its energy by chance. For a replica that fails all its
     frames are, in one batch, and the leading good ones are kept. The energy at the end of a
     segment is remembered for the next that starts from the same positions. Kicks of a bath
     between segments are not seen. A potential that refuses a geometry rejects it.
@@ -37,12 +38,13 @@ class EnergyJudge:
 
     name = "energy error"
 
-    def __init__(self, potential: Potential, limit_eV: float) -> None:
+    def __init__(self, potential: Potential, limit_eV: float, *, every_frame: bool = False) -> None:
         """Set the limit.
 
         Args:
             potential: the one to trust.
             limit_eV: largest change of the total energy over a segment, either way.
+            every_frame: evaluate all frames, not the last one only.
 
         Raises:
             ValueError: if the limit is not positive.
@@ -51,6 +53,7 @@ class EnergyJudge:
             raise ValueError(f"limit_eV is {limit_eV}; it must be a positive number of eV")
         self.potential = potential
         self.limit_eV = limit_eV
+        self.every_frame = every_frame
         self.largest_eV = 0.0
         self._known = _nothing_known()
 
@@ -72,7 +75,7 @@ class EnergyJudge:
         rows = whole.nonzero()[:, 0]
         look(rows, torch.full_like(rows, frames - 1))
         change = potential + total - before[:, None]
-        passed = change[:, -1].abs() <= self.limit_eV
+        passed = (change[:, -1].abs() <= self.limit_eV) & (not self.every_frame)
         suspects = finite & (~passed & torch.isfinite(before))[:, None]
         suspects[:, -1] = False
         look(*suspects.nonzero().T)

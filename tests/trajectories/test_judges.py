@@ -294,6 +294,15 @@ def test_energy_judge_keeps_the_largest_error_it_let_pass(start, segment) -> Non
         EnergyJudge(Springs(), 0.0)
 
 
+def test_energy_judge_sees_what_comes_back_by_chance_only_in_every_frame(start, segment) -> None:
+    segment.velocities[1, 2] *= 1.5  # and the last frame is as good as ever
+    assert EnergyJudge(Springs(), 0.01).judge(start, segment).n_accepted.tolist() == [4, 4, 4]
+    verdict = EnergyJudge(Springs(), 0.01, every_frame=True).judge(start, segment)
+    assert verdict.n_accepted.tolist() == [4, 2, 4]
+    assert verdict.reasons[1].startswith("total energy changes by")
+    assert bool(torch.isfinite(verdict.potential_energies).all())
+
+
 def test_energy_judge_remembers_replicas_that_are_asked_in_turns(start, segment) -> None:
     potential = Springs()
     judge = EnergyJudge(potential, 0.01)
