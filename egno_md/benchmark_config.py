@@ -23,6 +23,7 @@ BenchmarkName = Literal[
     "potentials",
     "doors",
     "acceleration",
+    "guard",
 ]
 
 
@@ -38,7 +39,8 @@ class BenchmarkConfig(Job):
     bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
     products; potentials: eSCN potentials on published frames; doors: what ASE and OpenMM add to
     the cost of the models; acceleration: effective samples of a potential per CPU-second, by
-    segments, classical baselines and naive alternatives."""
+    segments, classical baselines and naive alternatives; guard: runs damaged on purpose under a
+    guard."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""
@@ -66,13 +68,13 @@ class BenchmarkConfig(Job):
     none: no limit (potentials: 30 minutes, unless epochs are given). acceleration: of each row;
     none: 10 minutes."""
     length_ps: float | None = Field(None, gt=0.0)
-    """Length of each replica's run (rollouts); none: as the caption says, ps."""
+    """Length of each replica's run (rollouts, guard); none: as the caption says, ps."""
     n_replicas: int | None = Field(None, ge=1, le=1_000_000)
-    """Replicas (rollouts, cost); none: as the caption says."""
+    """Replicas (rollouts, cost, guard); none: as the caption says."""
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)
-    """Temperature of the runs (rollouts, cost), K."""
+    """Temperature of the runs (rollouts, cost, guard), K."""
     friction_per_ps: float = Field(10.0, gt=0.0, le=1e4)
-    """Friction of the thermostat (rollouts), 1/ps."""
+    """Friction of the thermostat (rollouts, guard), 1/ps."""
     reference_ps: float | None = Field(None, gt=0.0)
     """Length of each replica of the classical dynamics that long runs are held against
     (rollouts); none: as long as those runs and as many; else four times as many, ps.

@@ -88,8 +88,20 @@ class RunConfig(Job):
     energy_limit_eV: float | None = Field(0.1, gt=0.0)
     """Largest allowed change of the total energy over a segment by the guard, eV; none: not
     judged."""
-    energy_every: int = Field(1, ge=1)
-    """Judge the energy of one segment of so many."""
+    energy_every: int = Field(1, ge=1, le=10_000)
+    """Segments of the network that are judged together, with one energy at their end (guarded);
+    they are held back until then."""
+    energy_frames: Literal["last", "all"] = "last"
+    """Frames whose energy is asked (guarded): the last of a proposal, and the others where it
+    fails, or all: a bad proposal may come back to its energy by chance."""
+    recover_after: int | None = Field(None, ge=1)
+    """After a rejection the proposals of that replica are halved, and doubled again after so many
+    accepted ones (guarded); none: always full."""
+    guard_calibration_windows: int = Field(0, ge=0, le=1_000_000)
+    """Set the limits of bonds, contacts and energy from so many windows of the guard's own
+    dynamics, made before the run (guarded); 0: take them as given."""
+    guard_alarm_rate: float = Field(0.01, gt=0.0, lt=1.0)
+    """Share of good proposals that each of these judges may reject, with confidence 95 %."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of every random number of the run."""
     device: str = "cpu"
@@ -136,6 +148,10 @@ class RunConfig(Job):
             raise ValueError(f"inner_potential goes with mode classical, not {self.mode!r}")
         if self.mode == "metropolised" and self.ensemble == "nve":
             raise ValueError("mode 'metropolised' samples at a temperature; take ensemble nvt")
+        if self.mode != "guarded" and self.guard_calibration_windows:
+            raise ValueError(
+                f"guard_calibration_windows goes with mode 'guarded', not {self.mode!r}"
+            )
         if self.mode != "metropolised" and (self.proposal or self.proposal_fs):
             raise ValueError(
                 f"proposal and proposal_fs go with mode 'metropolised', not {self.mode!r}"

@@ -161,14 +161,7 @@ class BondJudge(_Stateless):
             ValueError: if the molecule's bonds are not as many as the references.
         """
         bonds = segment.molecule.bonds
-        if len(bonds) != len(self.reference_A):
-            raise ValueError(
-                f"the bond judge has {len(self.reference_A)} reference lengths, "
-                f"the molecule has {len(bonds)} bonds"
-            )
-        x = segment.positions
-        arrows = _to_nearest(segment, x[:, :, bonds[:, 0]] - x[:, :, bonds[:, 1]])
-        lengths = arrows.norm(dim=-1).to(torch.float64)
+        lengths = self._lengths(segment)
         reference = self.reference_A.to(lengths.device)
         within = (lengths - reference).abs() <= self.limit_A
 
@@ -182,6 +175,32 @@ class BondJudge(_Stateless):
             )
 
         return verdict_of(within.all(-1), reason)
+
+    def deviations_A(self, segment: Segment) -> Tensor:
+        """Largest deviation of a bond in every frame, `(n_replicas, n_frames)`, Å.
+
+        Args:
+            segment: with at least one bond.
+
+        Raises:
+            ValueError: as `judge` does.
+        """
+        lengths = self._lengths(segment)
+        deviations: Tensor = (lengths - self.reference_A.to(lengths.device)).abs().amax(-1)
+        return deviations
+
+    def _lengths(self, segment: Segment) -> Tensor:
+        """Bond lengths `(n_replicas, n_frames, n_bonds)`, Å."""
+        bonds = segment.molecule.bonds
+        if len(bonds) != len(self.reference_A):
+            raise ValueError(
+                f"the bond judge has {len(self.reference_A)} reference lengths, "
+                f"the molecule has {len(bonds)} bonds"
+            )
+        x = segment.positions
+        arrows = _to_nearest(segment, x[:, :, bonds[:, 0]] - x[:, :, bonds[:, 1]])
+        lengths: Tensor = arrows.norm(dim=-1).to(torch.float64)
+        return lengths
 
 
 class ContactJudge(_Stateless):
@@ -238,6 +257,21 @@ class ContactJudge(_Stateless):
             )
 
         return verdict_of(within, reason)
+
+    def shares(self, segment: Segment) -> Tensor:
+        """Smallest factor that any pair would break, `(n_replicas, n_frames)`; inf without pairs.
+
+        Raises:
+            ValueError: as `judge` does.
+        """
+        pairs, limits = self._pairs(segment.molecule)
+        _check_room(segment, float(limits.max()) if len(limits) else 0.0)
+        home = segment.positions.device
+        found = torch.full(segment.positions.shape[:2], float("inf"), dtype=torch.float64)
+        for f in range(segment.n_frames if len(pairs) else 0):
+            apart = self._distances(segment, f, pairs.to(home)) / limits.to(home)
+            found[:, f] = self.factor * apart.amin(-1).cpu()
+        return found
 
     def _pairs(self, molecule: Molecule) -> tuple[Tensor, Tensor]:
         """Pairs that are not bonded `(n_pairs, 2)` and their limits `(n_pairs,)` Å."""

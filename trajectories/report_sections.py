@@ -15,6 +15,7 @@ from egno_md.bundle import Bundle
 from egno_md.segment import Event, MadeBy
 from egno_md.trajectories import report_page as html
 from egno_md.trajectories.cost_ledger import CostLedger, duration
+from egno_md.trajectories.guard_facts import guard_sentences
 from egno_md.trajectories.report_checks import (
     ELEMENT_LIMIT,
     mean_temperatures,
@@ -66,8 +67,12 @@ def guard_section(record: RunRecord) -> list[str]:
             "its energies, bonds or temperature while it ran, and nothing could have stopped it."
         )
         return [*parts, html.paragraph(text)]
+    if record.guard:
+        said = [f"{s[:1].upper()}{s[1:]}." for s in guard_sentences(record.guard)]
+        parts.append(html.paragraph(" ".join(said) + " " + _what_is_bounded(record)))
     if limits := _limits(record.config):
-        parts.append(html.paragraph(f"Judges: {limits}.", soft=True))
+        asked = " as asked for, before they were calibrated" if record.guard.get("limits") else ""
+        parts.append(html.paragraph(f"Judges{asked}: {limits}.", soft=True))
     if not record.events:
         return [*parts, html.paragraph("No segment was rejected.")]
     rows = [
@@ -96,6 +101,26 @@ def guard_section(record: RunRecord) -> list[str]:
     if len(shown) < len(record.events):
         label = f"The first {len(shown)} of {len(record.events)} rejections"
     return [*parts, html.folded(label, html.table(head, each, (0, 1)))]
+
+
+def _what_is_bounded(record: RunRecord) -> str:
+    """What the numbers of a guard mean, in plain words."""
+    safe, every = record.share(MadeBy.INTEGRATOR), record.config.get("energy_every", 1)
+    span = "one segment" if every == 1 else f"{every} segments in a row"
+    text = f"A proposal is {span} of the network. "
+    if record.guard["largest_energy_error_eV"] is not None:
+        asked = "at the end of each, and of the frames before where that failed"
+        if record.config.get("energy_frames") == "all":
+            asked = "for every frame"
+        text += (
+            f"Energies were asked {asked}; the bound is for one proposal, and errors of many may "
+            "add up. "
+        )
+    text += f"The integrator with the trusted potential made {in_percent(safe)} of the frames"
+    shortest = record.guard["shortest_proposal_frames"]
+    if record.config.get("recover_after") is not None and shortest is not None:
+        text += f"; after rejections proposals were as short as {shortest} frames"
+    return text + "."
 
 
 def _limits(config: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from egno_md.segment import MadeBy
 from egno_md.state import Molecule
 from egno_md.trajectories.generate import RunSummary
+from egno_md.trajectories.guard_facts import guard_sentences
 from egno_md.trajectories.run_record import RunRecord, in_percent
 from egno_md.trajectories.sampling_facts import effective_samples, sampling_sentences
 from egno_md.trajectories.store_format import replace_file
@@ -56,6 +57,8 @@ def run_facts(record: RunRecord, summary: RunSummary) -> dict[str, Any]:
     }
     if record.effective is not None:
         facts["effective_samples"] = record.effective.to_json(summary.cpu_s)
+    if record.guard:
+        facts["guard"] = dict(record.guard)
     if record.sampling:
         n = effective_samples(record.potential_energies[:, 1:])
         facts["sampling"] = {**record.sampling, "effective_samples_of_energy": n}
@@ -77,6 +80,8 @@ def describe(record: RunRecord, summary: RunSummary) -> str:
             f"by the integrator {in_percent(integrator)}"
         )
     lines += _fallback_lines(record)
+    if record.guard:
+        lines += guard_sentences(record.guard)
     if record.sampling:
         lines += sampling_sentences(record.sampling)
     if record.effective is not None:

@@ -15,6 +15,7 @@ from egno_md.segment import Event, MadeBy, Segment
 from egno_md.state import Molecule
 from egno_md.trajectories.comparison import bins_for
 from egno_md.trajectories.effective_samples import EffectiveSamples, SlowSeries
+from egno_md.trajectories.guard_facts import guard_facts
 from egno_md.trajectories.histograms import Bins
 from egno_md.trajectories.sampling_facts import sampling_facts
 from egno_md.trajectories.statistics import StatisticsCounter
@@ -53,6 +54,7 @@ class RunRecord:
         sampling: what accept/reject did, see `egno_md.trajectories.sampling_facts`; empty for
             other runs.
         effective: independent samples of slow coordinates after the start, or None.
+        guard: what a guard bounds, see `egno_md.trajectories.guard_facts`; empty for other runs.
     """
 
     molecule: Molecule
@@ -77,6 +79,7 @@ class RunRecord:
     source: str = "run"
     sampling: Mapping[str, Any] = field(default_factory=dict)
     effective: EffectiveSamples | None = None
+    guard: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def length_ps(self) -> float:
@@ -146,6 +149,7 @@ def read_run(path: str | Path, reference: Mapping[str, Tensor] | None = None) ->
         cpu_s=reader.commit.cpu_s,
         source=Path(path).name,
         sampling=sampling_facts(reader),
+        guard=guard_facts(reader),
     )
 
 

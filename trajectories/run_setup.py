@@ -148,7 +148,13 @@ def build_propagator(
             models.potential, config.timestep_fs, fast.frame_interval_fs, fast.n_frames
         )
         judges = build_judges(config, models.potential, molecule, bond_lengths_A, bath)
-        scheme = GuardedPropagator(fast, safe, judges)
+        scheme = GuardedPropagator(
+            fast,
+            safe,
+            judges,
+            segments_per_proposal=config.energy_every,
+            recover_after=config.recover_after,
+        )
     return Thermostatted(scheme, config.temperature_K, friction, noise) if bath else scheme
 
 
@@ -209,7 +215,8 @@ def build_judges(
     if config.temperature_alarm_rate is not None and bath:
         judges.append(TemperatureJudge(config.temperature_K, config.temperature_alarm_rate))
     if config.energy_limit_eV is not None:
-        judges.append(EnergyJudge(potential, config.energy_limit_eV, config.energy_every))
+        every_frame = config.energy_frames == "all"
+        judges.append(EnergyJudge(potential, config.energy_limit_eV, every_frame=every_frame))
     return judges
 
 

@@ -26,6 +26,7 @@ MODULES: Final = {
     "potentials": "potentials",
     "doors": "doors",
     "acceleration": "acceleration",
+    "guard": "guard",
 }
 
 

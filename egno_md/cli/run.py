@@ -98,6 +98,7 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
     from egno_md.bundle import package_versions
     from egno_md.trajectories.accelerated_run import acceleration_facts, close_workers
     from egno_md.trajectories.generate import StoreOptions, generate
+    from egno_md.trajectories.guard_calibration import with_limits
     from egno_md.trajectories.progress import bar
     from egno_md.trajectories.run_models import load_models
     from egno_md.trajectories.run_setup import build_propagator
@@ -114,7 +115,7 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
     if compiled:
         print("egno-md: compiling the network, which takes up to a minute", file=sys.stderr)
     propagator = build_propagator(
-        config,
+        with_limits(config, notes.get("guard_limits")),
         models,
         molecule,
         notes["bond_lengths_A"],
@@ -151,6 +152,7 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
     from functools import partial
 
     from egno_md.data.structures import read_structure
+    from egno_md.trajectories.guard_calibration import check_windows
     from egno_md.trajectories.progress import bar
     from egno_md.trajectories.run_models import molecule_warnings, temperature_warnings
     from egno_md.trajectories.run_setup import (
@@ -161,6 +163,8 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
         worth_compiling,
     )
 
+    if config.guard_calibration_windows:
+        check_windows(config.guard_calibration_windows, config.guard_alarm_rate)
     structure = read_structure(_structure_file(config))
     models.check(structure.molecule)
     for line in [
@@ -180,9 +184,45 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
         "equilibration_wall_s": time.perf_counter() - began,
         "compiled": worth_compiling(config, models, structure.molecule),
     }
+    if config.guard_calibration_windows:
+        notes["guard_limits"] = _guard_limits(config, models, state, lengths)
     if config.mode == "metropolised":
         notes |= _proposal_length(config, models, state, compiled=bool(notes["compiled"]))
     return state, notes
+
+
+def _guard_limits(
+    config: RunConfig, models: RunModels, state: State, bond_lengths_A: list[float]
+) -> dict[str, Any]:
+    """The limits of a run's judges, set now and kept from here on."""
+    from egno_md.data.reference_md import Sampling, sample_windows
+    from egno_md.trajectories.guard_calibration import calibrate, limit_sentences
+    from egno_md.trajectories.run_models import network_of
+    from egno_md.trajectories.run_setup import seeded
+
+    assert models.potential is not None
+    fast = network_of(config, models, state.molecule)
+    n, step_fs = config.guard_calibration_windows, fast.frame_interval_fs
+    windows = sample_windows(
+        models.potential,
+        state,
+        n,
+        fast.n_frames * config.energy_every * step_fs,
+        step_fs,
+        (config.temperature_K,),
+        timestep_fs=config.timestep_fs,
+        sampling=Sampling(
+            n_replicas=min(32, n),
+            equilibration_fs=200.0,
+            seed=seeded(config.seed, "calibration").initial_seed() % 2**31,
+        ),
+    )
+    limits = calibrate(
+        config, fast, models.potential, windows.starts(), windows.segment(), bond_lengths_A
+    ).to_json()
+    for line in limit_sentences(limits):
+        print(f"egno-md: {line}", file=sys.stderr)
+    return limits
 
 
 def _proposal_length(

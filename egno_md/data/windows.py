@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from egno_md.data.cache import read_tensors, write_tensors
+from egno_md.segment import MadeBy, Segment
 from egno_md.state import Molecule, State
 
 #: Fields with one entry per window.
@@ -173,6 +174,13 @@ class Windows:
     def starts(self) -> State:
         """The starts as one state, a replica per window."""
         return State(self.molecule, self.positions0, self.velocities0, 0.0, self.cell)
+
+    def segment(self) -> Segment:
+        """The frames after the starts as one segment, a replica per window."""
+        made_by = torch.full(self.positions.shape[:2], int(MadeBy.INTEGRATOR), dtype=torch.int8)
+        return Segment(
+            self.molecule, self.times_fs, self.positions, self.velocities, made_by, cell=self.cell
+        )
 
     @staticmethod
     def join(parts: Sequence[Windows], source: str | None = None) -> Windows:

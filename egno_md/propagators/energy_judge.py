@@ -13,11 +13,24 @@ from egno_md.roles import Potential, Verdict
 from egno_md.segment import Segment
 from egno_md.state import State, kinetic_energy
 
+#: What the judge remembers, in a restart record.
+_MEMORY = ("positions", "energies", "times_fs")
+
+#: Times closer than this are the same, fs.
+_SAME_TIME_FS = 1e-6
+
+
+def _nothing_known() -> tuple[Tensor, Tensor, Tensor]:
+    """An empty memory: positions, energies, times."""
+    empty = torch.zeros(0, dtype=torch.float64)
+    return torch.zeros((0, 1, 3), dtype=torch.float64), empty, empty.clone()
+
 
 class EnergyJudge:
     """Accepts frames whose total energy by a potential is that of the start, within a limit.
 
-    Only the last frame is evaluated as long as it passes; for a replica that fails all its
+    Only the last frame is evaluated as long as it passes, unless every frame is asked for: a bad
+    segment may come back to its energy by chance. For a replica that fails all its
     frames are, in one batch, and the leading good ones are kept. The energy at the end of a
     segment is remembered for the next that starts from the same positions. Kicks of a bath
     between segments are not seen. A potential that refuses a geometry rejects it.
@@ -25,33 +38,28 @@ class EnergyJudge:
 
     name = "energy error"
 
-    def __init__(self, potential: Potential, limit_eV: float, every: int = 1) -> None:
+    def __init__(self, potential: Potential, limit_eV: float, *, every_frame: bool = False) -> None:
         """Set the limit.
 
         Args:
             potential: the one to trust.
             limit_eV: largest change of the total energy over a segment, either way.
-            every: look at one segment of this many and let the others pass.
+            every_frame: evaluate all frames, not the last one only.
 
         Raises:
-            ValueError: if a number is not positive.
+            ValueError: if the limit is not positive.
         """
         if not 0.0 < limit_eV < float("inf"):
             raise ValueError(f"limit_eV is {limit_eV}; it must be a positive number of eV")
-        if every < 1:
-            raise ValueError(f"every is {every}; it must be at least 1")
         self.potential = potential
         self.limit_eV = limit_eV
-        self.every = every
-        self._calls = 0
-        self._known: tuple[Tensor, Tensor] | None = None
+        self.every_frame = every_frame
+        self.largest_eV = 0.0
+        self._known = _nothing_known()
 
     def judge(self, start: State, segment: Segment) -> Verdict:
         """Compare the total energy at the end, and where needed before, with the start's."""
         n, frames = segment.n_replicas, segment.n_frames
-        self._calls += 1
-        if (self._calls - 1) % self.every:
-            return Verdict(torch.full((n,), frames), (None,) * n)
         potential = torch.full((n, frames), float("nan"), dtype=torch.float64)
         problems: dict[tuple[int, int], str] = {}
         before, start_problems = self._start_energy(start)
@@ -67,7 +75,7 @@ class EnergyJudge:
         rows = whole.nonzero()[:, 0]
         look(rows, torch.full_like(rows, frames - 1))
         change = potential + total - before[:, None]
-        passed = change[:, -1].abs() <= self.limit_eV
+        passed = (change[:, -1].abs() <= self.limit_eV) & (not self.every_frame)
         suspects = finite & (~passed & torch.isfinite(before))[:, None]
         suspects[:, -1] = False
         look(*suspects.nonzero().T)
@@ -82,21 +90,29 @@ class EnergyJudge:
             or self._reason(start, segment, k, float(change[r, k]), bool(finite[r, k]))
             for r, k in enumerate(n_accepted.tolist())
         )
-        self._known = (segment.positions[:, -1].clone(), potential[:, -1].clone())
+        self._remember(start, segment, potential[:, -1])
+        kept = (torch.arange(frames) < n_accepted[:, None]) & torch.isfinite(change)
+        self.largest_eV = max([self.largest_eV, *change[kept].abs().tolist()])
         return Verdict(n_accepted, reasons, potential)
 
     def restart_state(self) -> dict[str, Tensor]:
-        """The remembered energies, their positions, and the count of calls."""
-        saved = {"calls": torch.tensor(self._calls)}
-        if self._known is not None:
-            saved |= {"positions": self._known[0], "energies": self._known[1]}
-        return saved
+        """The remembered energies, where and when they hold, and the largest error kept."""
+        saved = {"largest_eV": torch.tensor(self.largest_eV, dtype=torch.float64)}
+        return saved | dict(zip(_MEMORY, self._known, strict=True))
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `restart_state` gave."""
-        self._calls = int(saved["calls"])
-        known = "positions" in saved and "energies" in saved
-        self._known = (saved["positions"], saved["energies"]) if known else None
+        """Take back what `restart_state` gave.
+
+        Raises:
+            ValueError: if the record is not of such a judge.
+        """
+        if "largest_eV" not in saved:
+            raise ValueError("the restart record has no largest error of an energy judge")
+        self.largest_eV = float(saved["largest_eV"])
+        known = all(name in saved for name in _MEMORY)
+        self._known = (
+            (saved[_MEMORY[0]], saved[_MEMORY[1]], saved[_MEMORY[2]]) if known else _nothing_known()
+        )
 
     def _reason(
         self, start: State, segment: Segment, frame: int, change_eV: float, finite: bool
@@ -113,10 +129,8 @@ class EnergyJudge:
         """Total energy at the start `(n_replicas,)` eV, and why where it is NaN."""
         n = start.n_replicas
         energy = torch.full((n,), float("nan"), dtype=torch.float64)
-        if self._known is not None and self._known[0].shape == start.positions.shape:
-            x, known = self._known
-            same = (x.to(start.positions) == start.positions).flatten(1).all(1).cpu()
-            energy[same] = known[same]
+        for r, k in self._found(start).items():
+            energy[r] = self._known[1][k]
         missing = energy.isnan().nonzero()[:, 0]
         here = Segment(
             start.molecule,
@@ -130,6 +144,32 @@ class EnergyJudge:
         energy[missing] = found
         problems = {r: f"at the start of the segment: {text}" for (r, _), text in why.items()}
         return energy + kinetic_energy(start.molecule, start.velocities).cpu(), problems
+
+    def _remember(self, start: State, segment: Segment, energies: Tensor) -> None:
+        """Keep the energies at the end of a segment instead of those at its start.
+
+        Those of replicas that a guard takes on in another turn stay as long as they may be asked.
+        """
+        times = segment.times_fs[-1:].to("cpu", torch.float64).expand(segment.n_replicas)
+        new = (segment.positions[:, -1].clone(), energies.clone(), times.clone())
+        stay = self._known[2] > start.time_fs - _SAME_TIME_FS
+        stay[list(self._found(start).values())] = False
+        if bool(stay.any()) and self._known[0].shape[1:] == new[0].shape[1:]:
+            x, e, t = (
+                torch.cat([old[stay].to(fresh), fresh])
+                for old, fresh in zip(self._known, new, strict=True)
+            )
+            new = (x, e, t)
+        self._known = new
+
+    def _found(self, start: State) -> dict[int, int]:
+        """Rows of the memory with the positions of a start, by replica."""
+        known = self._known[0].to(start.positions)
+        if known.shape == start.positions.shape and torch.equal(known, start.positions):
+            return {r: r for r in range(start.n_replicas)}
+        place = {x.cpu().numpy().tobytes(): k for k, x in enumerate(known)}
+        starts = (x.cpu().numpy().tobytes() for x in start.positions)
+        return {r: place[x] for r, x in enumerate(starts) if x in place}
 
     def _energies(
         self, segment: Segment, rows: Tensor, columns: Tensor

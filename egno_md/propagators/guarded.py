@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from egno_md.propagators.proposal_horizon import ProposalHorizon
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Judge, Propagator, Verdict
 from egno_md.segment import Event, MadeBy, Segment
@@ -44,22 +45,26 @@ class GuardStatistics:
         segments: proposals judged, counted per replica.
         frames_by: frames kept, by the name of their maker.
         rejections_by: proposals cut, by the name of the judge that spoke.
-        frames_lost_by: frames that these cuts replaced.
+        frames_lost_by: frames that these cuts took away.
+        shortest_frames: the shortest proposals that rejections led to.
     """
 
     segments: int
     frames_by: dict[str, int]
     rejections_by: dict[str, int]
     frames_lost_by: dict[str, int]
+    shortest_frames: int = 0
 
 
 class GuardedPropagator:
     """Takes segments from a fast propagator and keeps the leading frames that every judge accepts.
 
-    A replica that is not accepted to the end goes on from its last accepted frame with the
-    safe propagator, at the same frame times. Frames that are not finite are never kept,
-    whatever the judges say. Judges are asked in order and each sees no more frames than some
-    replica has left, so cheap ones belong first.
+    A proposal is one segment of the fast propagator, or several in a row, held back until the
+    judges have seen all of it. A replica that is not accepted to the end goes on from its last
+    accepted frame with the safe propagator, at the same frame times, to the end of the fast
+    segment in which it was cut; from there the fast propagator proposes again. Frames that are
+    not finite are never kept, whatever the judges say. Judges are asked in order and each sees
+    no more frames than some replica has left, so cheap ones belong first.
 
     Neither map is reversible nor volume preserving once it may be cut.
     """
@@ -67,16 +72,28 @@ class GuardedPropagator:
     reversible = False
     volume_preserving = False
 
-    def __init__(self, fast: Propagator, safe: Propagator, judges: Sequence[Judge]) -> None:
+    def __init__(
+        self,
+        fast: Propagator,
+        safe: Propagator,
+        judges: Sequence[Judge],
+        *,
+        segments_per_proposal: int = 1,
+        recover_after: int | None = None,
+    ) -> None:
         """Put the three together.
 
         Args:
             fast: makes the proposals.
             safe: makes the rest; its frame interval must be the same.
             judges: asked in this order; names must differ.
+            segments_per_proposal: segments of the fast propagator that are judged together.
+            recover_after: a rejection halves a replica's next proposals, and so many accepted
+                ones in a row double them again; None: all are full.
 
         Raises:
-            ValueError: if the frame intervals differ or two judges have one name.
+            ValueError: if the frame intervals differ, two judges have one name, or a number is
+                not positive.
         """
         if not math.isclose(fast.frame_interval_fs, safe.frame_interval_fs, rel_tol=1e-9):
             raise ValueError(
@@ -87,9 +104,14 @@ class GuardedPropagator:
         twice = [name for i, name in enumerate(names[:-1]) if name in names[:i]]
         if twice:
             raise ValueError(f"two judges are named {twice[0]!r}; give each its own name")
+        if segments_per_proposal < 1:
+            raise ValueError(
+                f"segments_per_proposal is {segments_per_proposal}; it must be at least 1"
+            )
         self.fast = fast
         self.safe = safe
         self.judges = tuple(judges)
+        self.horizon = ProposalHorizon(fast.n_frames * segments_per_proposal, recover_after)
         self._speakers = tuple(dict.fromkeys(names))
         self._segments = 0
         self._frames = torch.zeros(len(MadeBy), dtype=torch.int64)
@@ -103,39 +125,71 @@ class GuardedPropagator:
 
     @property
     def n_frames(self) -> int:
-        """Frames of one full segment: the fast propagator's."""
-        return self.fast.n_frames
+        """Frames of one full proposal."""
+        return self.horizon.n_frames
 
     def advance(self, state: State, n_frames: int | None = None) -> Segment:
-        """Return the segment that follows `state`, with an event for every replica cut.
+        """Return the segment that follows `state`, with an event for every proposal cut.
 
         Args:
             state: where to start.
-            n_frames: how many frames; a full segment when None.
+            n_frames: how many frames; a full proposal when None.
 
         Raises:
             ValueError: if the safe propagator fails, naming time and replicas, or if a judge
                 answers with something that does not fit the segment.
         """
         count = self.n_frames if n_frames is None else n_frames
-        proposal = self.fast.advance(state, count)
-        kept, speakers, reasons, energies = self._judged(state, proposal)
+        done = torch.zeros(state.n_replicas, dtype=torch.int64)
+        whole: Segment | None = None
+        events: list[Event] = []
+        while whole is None or int(done.min()) < count:
+            # The replicas furthest behind come first, those with the longest proposals first.
+            at = int(done.min())
+            lengths = self.horizon.frames(state.n_replicas).clamp(max=count - at)
+            lengths[done != at] = 0
+            which = (lengths == lengths.max()).nonzero()[:, 0]
+            start = _state_after(state, whole, which, at)
+            piece, ends = self._piece(start, int(lengths.max()), which)
+            events += piece.events
+            if whole is None:
+                if len(which) == state.n_replicas and bool((ends == count).all()):
+                    return piece
+                whole = _unmade(state, piece, count)
+            for r, row in enumerate(which.tolist()):
+                _put(whole, row, at, piece.frames(slice(0, int(ends[r]))), r)
+            done[which] += ends
+        return replace(whole, events=tuple(events))
+
+    def _piece(self, start: State, length: int, which: Tensor) -> tuple[Segment, Tensor]:
+        """One proposal for some replicas, judged and repaired, and how much of it each keeps.
+
+        Args:
+            start: of these replicas.
+            length: frames to propose.
+            which: `(n,)` int64, their numbers in the run.
+        """
+        proposal = self.fast.advance(start, length)
+        kept, speakers, reasons, energies = self._judged(start, proposal)
         proposal = replace(proposal, potential_energies=energies)
         events = tuple(
             Event(
                 time_fs=float(proposal.times_fs[kept[r]]),
-                replica=r,
+                replica=int(which[r]),
                 judge=speakers[r],
                 reason=reasons[r],
                 n_accepted=int(kept[r]),
-                n_frames=count,
+                n_frames=length,
             )
-            for r in range(state.n_replicas)
-            if kept[r] < count
+            for r in range(start.n_replicas)
+            if kept[r] < length
         )
-        segment = self._continued(state, proposal, kept) if events else proposal
-        self._note(segment, events)
-        return replace(segment, events=(*proposal.events, *events))
+        n = self.fast.n_frames
+        ends = torch.where(kept < length, ((kept // n + 1) * n).clamp(max=length), length)
+        segment = self._continued(start, proposal, kept, ends, which) if events else proposal
+        self.horizon.note(which, kept == length)
+        self._note(segment, ends, events)
+        return replace(segment, events=(*proposal.events, *events)), ends
 
     def statistics(self) -> GuardStatistics:
         """Counts of frames by maker and of cuts by judge, since the start of the run."""
@@ -144,6 +198,7 @@ class GuardedPropagator:
             frames_by={maker.name: int(self._frames[maker]) for maker in MadeBy},
             rejections_by=dict(zip(self._speakers, self._rejections.tolist(), strict=True)),
             frames_lost_by=dict(zip(self._speakers, self._lost.tolist(), strict=True)),
+            shortest_frames=self.horizon.shortest,
         )
 
     def restart_state(self) -> dict[str, Tensor]:
@@ -154,6 +209,7 @@ class GuardedPropagator:
             "rejections": self._rejections.clone(),
             "lost": self._lost.clone(),
         }
+        saved |= named_under("horizon", self.horizon.restart_state())
         saved |= named_under("fast", self.fast.restart_state())
         saved |= named_under("safe", self.safe.restart_state())
         for k, judge in enumerate(self.judges):
@@ -179,6 +235,7 @@ class GuardedPropagator:
                     f"the restart record was not made by a guard with {len(self.judges)} judges: "
                     f"its {key} are {given}, {tuple(shape)} is needed"
                 )
+        self.horizon.restore(taken_from("horizon", saved))
         self._segments = int(saved["segments"])
         self._frames = saved["frames"].clone()
         self._rejections = saved["rejections"].clone()
@@ -233,9 +290,10 @@ class GuardedPropagator:
                 f"judge {judge.name!r} accepted {accepted.tolist()} frames of {n_frames}"
             )
 
-    def _continued(self, state: State, proposal: Segment, kept: Tensor) -> Segment:
-        """Replace what follows the kept frames by the safe propagator's frames."""
-        count = proposal.n_frames
+    def _continued(
+        self, start: State, proposal: Segment, kept: Tensor, ends: Tensor, which: Tensor
+    ) -> Segment:
+        """Replace what follows the kept frames by the safe propagator's frames, to the ends."""
         new = replace(
             proposal,
             positions=proposal.positions.clone(),
@@ -244,20 +302,14 @@ class GuardedPropagator:
             potential_energies=proposal.potential_energies.clone(),
         )
         # Replicas with the same number of frames to make go together, in a fixed order.
-        for k in sorted({int(i) for i in kept if i < count}):
-            which = (kept == k).nonzero()[:, 0]
-            start = state.replica(which)
-            if k:
-                start = start.with_(
-                    positions=proposal.positions[which, k - 1].to(state.positions),
-                    velocities=proposal.velocities[which, k - 1].to(state.velocities),
-                    time_fs=float(proposal.times_fs[k - 1]),
-                )
-            rest = self._safe_frames(start, count - k, which)
-            new.positions[which, k:] = rest.positions.to(new.positions)
-            new.velocities[which, k:] = rest.velocities.to(new.velocities)
-            new.made_by[which, k:] = rest.made_by.to(new.made_by)
-            new.potential_energies[which, k:] = rest.potential_energies.to(new.potential_energies)
+        for k in sorted({int(i) for i in kept if i < proposal.n_frames}):
+            rows = (kept == k).nonzero()[:, 0]
+            end = int(ends[rows[0]])
+            rest = self._safe_frames(_state_after(start, proposal, rows, k), end - k, which[rows])
+            new.positions[rows, k:end] = rest.positions.to(new.positions)
+            new.velocities[rows, k:end] = rest.velocities.to(new.velocities)
+            new.made_by[rows, k:end] = rest.made_by.to(new.made_by)
+            new.potential_energies[rows, k:end] = rest.potential_energies.to(new.potential_energies)
         return new
 
     def _safe_frames(self, start: State, n_frames: int, which: Tensor) -> Segment:
@@ -278,12 +330,50 @@ class GuardedPropagator:
             )
         return rest
 
-    def _note(self, segment: Segment, events: Sequence[Event]) -> None:
+    def _note(self, segment: Segment, ends: Tensor, events: Sequence[Event]) -> None:
         """Count makers and cuts."""
         self._segments += segment.n_replicas
-        made_by = segment.made_by.flatten().to("cpu", torch.int64)
+        there = torch.arange(segment.n_frames) < ends[:, None]
+        made_by = segment.made_by.to("cpu", torch.int64)[there]
         self._frames += torch.bincount(made_by, minlength=len(MadeBy))
         for event in events:
             k = self._speakers.index(event.judge)
             self._rejections[k] += 1
             self._lost[k] += event.n_frames - event.n_accepted
+
+
+def _state_after(start: State, segment: Segment | None, which: Tensor, n_frames: int) -> State:
+    """Some replicas after so many frames of a segment, in the start's own number type."""
+    here = start.replica(which)
+    if segment is None or n_frames == 0:
+        return here
+    return here.with_(
+        positions=segment.positions[which, n_frames - 1].to(start.positions),
+        velocities=segment.velocities[which, n_frames - 1].to(start.velocities),
+        time_fs=float(segment.times_fs[n_frames - 1]),
+    )
+
+
+def _unmade(state: State, piece: Segment, count: int) -> Segment:
+    """A segment of so many frames, to be filled with pieces like the first."""
+    shape = (state.n_replicas, count)
+    interval_fs = float(piece.times_fs[0]) - state.time_fs
+    times_fs = state.time_fs + interval_fs * torch.arange(1, count + 1, dtype=torch.float64)
+    return Segment(
+        piece.molecule,
+        times_fs,
+        piece.positions.new_zeros((*shape, *piece.positions.shape[2:])),
+        piece.velocities.new_zeros((*shape, *piece.velocities.shape[2:])),
+        piece.made_by.new_zeros(shape),
+        torch.full(shape, math.nan, dtype=torch.float64),
+        state.cell,
+    )
+
+
+def _put(whole: Segment, row: int, at: int, piece: Segment, r: int) -> None:
+    """Copy replica r of a piece to its place."""
+    there = slice(at, at + piece.n_frames)
+    whole.positions[row, there] = piece.positions[r]
+    whole.velocities[row, there] = piece.velocities[r]
+    whole.made_by[row, there] = piece.made_by[r]
+    whole.potential_energies[row, there] = piece.potential_energies[r].to(torch.float64)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from egno_md.propagators.classical import Langevin, VelocityVerlet
+from egno_md.propagators.energy_judge import EnergyJudge
 from egno_md.propagators.guarded import GuardedPropagator, finite_frames, leading
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import Propagator, Verdict
@@ -259,3 +260,87 @@ def test_wrong_combinations_are_refused(verlet, damaged, dimers, dimer_potential
     saved = GuardedPropagator(verlet(), verlet(), []).restart_state()
     with pytest.raises(ValueError, match="not made by a guard with 1 judges"):
         GuardedPropagator(verlet(), verlet(), [LongBond()]).restore(saved)
+
+
+def test_several_segments_are_held_back_until_they_are_judged(verlet, damaged, dimers) -> None:
+    # 18 frames are proposed at once. Replica 2 is bad from frame 8 on, in the second segment: the
+    # safe propagator makes frames 8 to 11, and the rest is proposed again.
+    def once(segment):
+        if segment.n_frames == 18:
+            segment.positions[2, 8:, 1, 0] += 5.0
+
+    guard = GuardedPropagator(
+        damaged(verlet(), once), verlet(), [LongBond()], segments_per_proposal=3
+    )
+    assert guard.n_frames == 18
+    segment = guard.advance(dimers)
+    expected = verlet().advance(dimers, 18)
+    assert torch.equal(segment.positions, expected.positions)
+    assert torch.equal(segment.velocities, expected.velocities)
+    torch.testing.assert_close(segment.times_fs, expected.times_fs, rtol=1e-12, atol=0)
+    assert segment.made_by[2].tolist() == [NETWORK] * 8 + [INTEGRATOR] * 4 + [NETWORK] * 6
+    assert bool((segment.made_by[[0, 1, 3]] == NETWORK).all())
+    (event,) = segment.events
+    assert (event.replica, event.n_accepted, event.n_frames, event.time_fs) == (2, 8, 18, 9.0)
+    counts = guard.statistics()
+    assert counts.segments == 5
+    assert counts.frames_by == {"GIVEN": 0, "NETWORK": 68, "INTEGRATOR": 4}
+    assert counts.frames_lost_by["length"] == 10
+
+
+def test_a_rejection_shortens_the_proposals_of_its_replica_until_it_recovers(
+    verlet, damaged, dimers
+) -> None:
+    asked = []
+
+    def watched(segment):
+        asked.append((segment.n_replicas, segment.n_frames, float(segment.times_fs[0])))
+        if segment.times_fs[0] < 6.0 and segment.n_replicas == 4:
+            segment.positions[2, 1:, 1, 0] += 5.0
+
+    guard = GuardedPropagator(damaged(verlet(), watched), verlet(), [LongBond()], recover_after=2)
+    first = guard.advance(dimers)
+    assert guard.horizon.frames(4).tolist() == [6, 6, 3, 6]
+    second = guard.advance(first.last)
+    expected = verlet().advance(dimers, 12)
+    torch.testing.assert_close(second.positions, expected.positions[:, 6:], rtol=0, atol=1e-12)
+    # The replica in trouble makes two proposals of three frames, and has then recovered.
+    assert asked == [(4, 6, 1.0), (3, 6, 7.0), (1, 3, 7.0), (1, 3, 10.0)]
+    assert guard.horizon.frames(4).tolist() == [6, 6, 6, 6]
+    assert guard.statistics().shortest_frames == 3
+    assert bool((second.made_by == NETWORK).all())
+
+
+def test_replicas_of_different_horizons_restart_bit_for_bit(
+    dimer_potential, damaged, dimers, assert_same
+) -> None:
+    def made():
+        def by_time(segment):
+            if int(segment.times_fs[0]) % 4 == 1:
+                segment.positions[0, 1:, 1, 0] += 5.0
+
+        def verlet():
+            return VelocityVerlet(dimer_potential, 0.5, 1.0, 6)
+
+        judges = [LongBond(), EnergyJudge(dimer_potential, 1.0)]
+        guard = GuardedPropagator(
+            damaged(verlet(), by_time),
+            verlet(),
+            judges,
+            segments_per_proposal=2,
+            recover_after=3,
+        )
+        return Thermostatted(guard, 300.0, 5.0, torch.Generator().manual_seed(6))
+
+    going, state = made(), dimers
+    for _ in range(3):
+        state = going.advance(state).last
+    assert len(set(going.propagator.horizon.frames(4).tolist())) > 1
+    fresh = made()
+    fresh.restore({name: tensor.clone() for name, tensor in going.restart_state().items()})
+    expected = going.advance(state)
+    assert_same(fresh.advance(state), expected)
+    assert_same(fresh.advance(expected.last, 7), going.advance(expected.last, 7))
+    assert fresh.propagator.statistics() == going.propagator.statistics()
+    with pytest.raises(ValueError, match="segments_per_proposal is 0"):
+        GuardedPropagator(fresh.propagator.fast, fresh.propagator.safe, [], segments_per_proposal=0)

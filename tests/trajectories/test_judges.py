@@ -279,27 +279,58 @@ def test_energy_judge_remembers_the_last_energy(start, segment) -> None:
     assert (potential.calls, potential.asked) == (5, 13)
 
 
-def test_energy_judge_looks_at_one_segment_of_every_few(start, segment) -> None:
-    segment.velocities[1, :] *= 1.5
-    judge = EnergyJudge(Springs(), 0.01, every=3)
-    counts = [int(judge.judge(start, segment).n_accepted[1]) for _ in range(7)]
-    assert counts == [0, 4, 4, 0, 4, 4, 0]
-    for wrong in ({"limit_eV": 0.0}, {"limit_eV": 0.01, "every": 0}):
-        with pytest.raises(ValueError, match="it must be"):
-            EnergyJudge(Springs(), **wrong)
+def test_energy_judge_keeps_the_largest_error_it_let_pass(start, segment) -> None:
+    judge = EnergyJudge(Springs(), 0.01)
+    judge.judge(start, segment)
+    healthy = judge.largest_eV
+    assert 0.0 < healthy < 0.01
+    segment.velocities[1, 2:] *= 1.5  # rejected, so not a part of the largest error
+    judge.judge(start, segment)
+    assert judge.largest_eV < 0.01
+    wide = EnergyJudge(Springs(), 10.0)
+    wide.judge(start, segment)
+    assert wide.largest_eV > 0.01
+    with pytest.raises(ValueError, match="limit_eV is 0"):
+        EnergyJudge(Springs(), 0.0)
+
+
+def test_energy_judge_sees_what_comes_back_by_chance_only_in_every_frame(start, segment) -> None:
+    segment.velocities[1, 2] *= 1.5  # and the last frame is as good as ever
+    assert EnergyJudge(Springs(), 0.01).judge(start, segment).n_accepted.tolist() == [4, 4, 4]
+    verdict = EnergyJudge(Springs(), 0.01, every_frame=True).judge(start, segment)
+    assert verdict.n_accepted.tolist() == [4, 2, 4]
+    assert verdict.reasons[1].startswith("total energy changes by")
+    assert bool(torch.isfinite(verdict.potential_energies).all())
+
+
+def test_energy_judge_remembers_replicas_that_are_asked_in_turns(start, segment) -> None:
+    potential = Springs()
+    judge = EnergyJudge(potential, 0.01)
+    judge.judge(start, segment)
+    verlet = VelocityVerlet(Springs(), 0.25, 2.0, 4)
+    after = segment.last
+    for rows in ([2], [0, 1]):  # the starts of both turns are known: only the ends are asked
+        here = after.replica(rows)
+        judge.judge(here, verlet.advance(here))
+    assert potential.asked == 6 + 3
+    last = verlet.advance(after).last
+    judge.judge(last, verlet.advance(last))
+    assert potential.asked == 9 + 3
 
 
 def test_energy_judge_restarts_where_it_was(start, segment) -> None:
-    first, fresh = EnergyJudge(Springs(), 0.01, every=2), EnergyJudge(Springs(), 0.01, every=2)
+    first, fresh = EnergyJudge(Springs(), 0.01), EnergyJudge(Springs(), 0.01)
     fresh.restore(first.restart_state())
     first.judge(start, segment)
-    first.judge(start, segment)
     fresh.restore({name: tensor.clone() for name, tensor in first.restart_state().items()})
+    assert fresh.largest_eV == first.largest_eV > 0.0
     following = VelocityVerlet(Springs(), 0.25, 2.0, 4).advance(segment.last)
     a, b = first.judge(segment.last, following), fresh.judge(segment.last, following)
     assert torch.equal(a.n_accepted, b.n_accepted)
     assert (first.potential.asked, fresh.potential.asked) == (9, 3)
     assert torch.equal(a.potential_energies[:, -1], b.potential_energies[:, -1])
+    with pytest.raises(ValueError, match="no largest error"):
+        fresh.restore({})
 
 
 def test_a_guard_with_all_judges_repairs_a_bad_propagator(start) -> None:
