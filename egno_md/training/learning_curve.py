@@ -32,10 +32,9 @@ def learning_curve(folders: Sequence[Path], n_points: int = 5) -> list[dict[str,
     for folder in folders:
         rows = [row for row in read_log(folder / LOG) if row.get("kind") == "validation"]
         for row in _thinned(rows, n_points):
-            name = _telling(row)
-            if name is not None:
-                minutes = round((spent + float(row["cpu_seconds"])) / 60.0, 2)
-                points.append({"cpu_minutes": minutes, name: float(f"{row[name]:.4g}")})
+            minutes = round((spent + float(row["cpu_seconds"])) / 60.0, 2)
+            if told := _told(row):
+                points.append({"cpu_minutes": minutes, **told})
         if rows:
             spent += float(rows[-1]["cpu_seconds"])
     return points
@@ -48,10 +47,15 @@ def _thinned(rows: Sequence[Mapping[str, Any]], n_points: int) -> list[Mapping[s
     return [rows[math.ceil(len(rows) * (k + 1) / n_points) - 1] for k in range(n_points)]
 
 
-def _telling(row: Mapping[str, Any]) -> str | None:
-    """Name of the measure that tells most."""
+def _told(row: Mapping[str, Any]) -> dict[str, float]:
+    """The measure that tells most; its mean where a row has it of several molecules."""
     for start in _TELLING:
+        found: dict[str, list[float]] = {}
         for name, value in row.items():
-            if name.startswith(start) and value is not None:
-                return name
-    return None
+            # "toluene/force_mae" is of one molecule among several.
+            measure = name.rsplit("/", 1)[-1]
+            if measure.startswith(start) and value is not None:
+                found.setdefault(measure, []).append(float(value))
+        for measure, values in found.items():
+            return {measure: float(f"{sum(values) / len(values):.4g}")}
+    return {}

@@ -48,6 +48,7 @@ def ethanol(n: int, kelvin: float = 300.0) -> State:
         "ethanol-escn",
         "aspirin-egno",
         "paracetamol-egno",
+        "transferable-egno",
         "alanine-dipeptide-egno",
         "copper-egno",
     ],

@@ -33,6 +33,12 @@ def test_without_a_known_measure_the_score_is_told_and_nothing_where_it_is_not_f
     assert learning_curve([tmp_path]) == [{"cpu_minutes": 0.2, "score": 2.0}]
 
 
+def test_of_several_molecules_the_mean_is_told(tmp_path):
+    row = {"score": 9.0, "water/score": 8.0, "water/force_mae": 0.2, "methane/force_mae": 0.4}
+    write_line(tmp_path / "log.jsonl", {**row, "kind": "validation", "cpu_seconds": 6.0})
+    assert learning_curve([tmp_path]) == [{"cpu_minutes": 0.1, "force_mae": 0.3}]
+
+
 def test_the_card_prints_a_row_for_each_point():
     curve = [{"cpu_minutes": 1.5, "score": 0.25}, {"cpu_minutes": 3.0, "score": 0.125}]
     card = BundleCard(
