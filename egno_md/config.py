@@ -28,7 +28,7 @@ class RunConfig(Job):
     """Structure file (xyz, extxyz, pdb, ...) to start from."""
     example: str | None = None
     """Packaged example to start from, in place of a structure file: ethanol, aspirin,
-    paracetamol, alanine_dipeptide, copper."""
+    paracetamol, toluene, alanine_dipeptide, copper."""
     mode: Literal["surrogate", "guarded", "metropolised", "classical", "parareal"] = "guarded"
     """surrogate: the network alone; guarded: judged, with a fallback; metropolised: accepted or
     rejected by energy, which samples the guard's distribution exactly; classical: no network;
