@@ -28,6 +28,7 @@ from torch import Tensor
 from egno_md.state import Molecule
 from egno_md.trajectories.histograms import nearest_in
 from egno_md.trajectories.inefficiency import statistical_inefficiency
+from egno_md.trajectories.judges import atom_name
 from egno_md.trajectories.slow_coordinates import slow_pairs, slow_torsions, slow_values
 
 #: With fewer effective samples a run is too short to tell how many they are.
@@ -97,12 +98,10 @@ class EffectiveSamples:
         """
         few = f"{self.needed:g} in {self.n_replicas} replicas"
         if self.mean < self.needed:
-            return f"effective samples of slow coordinates: too short to tell (fewer than {few})"
+            return f"effective samples of slow coordinates: too short to tell (below {few})"
         text = f"{self.mean:.0f} effective samples of slow coordinates{_rate(self.mean, cpu_s)}"
         if self.too_short:
-            return (
-                f"{text}; of the slowest, {self.slowest_name}, fewer than {few}: too short to tell"
-            )
+            return f"{text}; too short to tell for the slowest, {self.slowest_name} (below {few})"
         slowest = f"{self.slowest:.0f}{_rate(self.slowest, cpu_s)}"
         return f"{text}; {slowest}, of the slowest, {self.slowest_name}"
 
@@ -164,9 +163,13 @@ class SlowSeries:
         return count_effective(series, self._names(), self.spacing_fs)
 
     def _names(self) -> tuple[str, ...]:
-        """What each column is, "distance 0-5" or "torsion 3-0-1-2"."""
-        pairs = ["distance " + "-".join(map(str, p)) for p in self._pairs.tolist()]
-        torsions = ["torsion " + "-".join(map(str, t)) for t in self._torsions.tolist()]
+        """What each column is, "distance C0-H5" or "torsion H3-C0-C1-O2"."""
+
+        def named(kind: str, atoms: list[int]) -> str:
+            return f"{kind} " + "-".join(atom_name(self.molecule, i) for i in atoms)
+
+        pairs = [named("distance", pair) for pair in self._pairs.tolist()]
+        torsions = [named("torsion", four) for four in self._torsions.tolist()]
         return (*pairs, *torsions, *torsions)
 
 

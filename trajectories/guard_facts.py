@@ -61,7 +61,7 @@ def guard_sentences(facts: Mapping[str, Any]) -> list[str]:
         said = [f"energies of {facts['proposals']} proposals were not judged: nothing bounds them"]
     else:
         said = [
-            f"of {facts['proposals']} proposals none was kept whose total energy changed by more "
-            f"than {largest:.3g} eV (limit {limit:.3g} eV)"
+            f"largest change of the total energy over a proposal that was kept: {largest:.3g} eV "
+            f"(limit {limit:.3g} eV, {facts['proposals']} proposals judged)"
         ]
     return said + (limit_sentences(facts["limits"]) if facts["limits"] else [])

@@ -76,7 +76,7 @@ def test_replicas_shorter_than_their_memory_are_too_short_however_many():
     assert found.slowest > 10
     assert found.needed == 150
     assert found.too_short
-    assert "too short to tell (fewer than 150 in 50 replicas)" in found.sentence(1.0)
+    assert "too short to tell (below 150 in 50 replicas)" in found.sentence(1.0)
     longer = count_effective(relaxing(0.5, (50, 60), seed=5)[..., None], ("torsion",), 1.0)
     assert not longer.too_short
 

@@ -78,8 +78,8 @@ def test_the_bound_is_recorded_and_said(tmp_path):
     assert 0.0 < record.guard["largest_energy_error_eV"] <= 0.001
     assert run_facts(record, summary)["guard"] == record.guard
     said = guard_sentences(record.guard)
-    assert said[0].startswith(f"of {counts.segments} proposals none was kept whose total energy")
-    assert said[0].endswith("(limit 0.001 eV)")
+    assert said[0].startswith("largest change of the total energy over a proposal that was kept: ")
+    assert said[0].endswith(f"(limit 0.001 eV, {counts.segments} proposals judged)")
     assert "would need 0.003 eV" in said[2]
     assert all(line in describe(record, summary) for line in said)
     write_report(tmp_path / "a", tmp_path / "report.html")
