@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from egno_md.calculators.context_frames import ContextFrames
+from egno_md.propagators.frame_grid import SameFrames
 from egno_md.propagators.guarded import finite_frames
 from egno_md.roles import Propagator
 from egno_md.segment import Segment
 from egno_md.state import State
 
 
-class ConstrainedFrames:
+class ConstrainedFrames(SameFrames):
     """Every frame of a propagator, moved onto a system's constraints.
 
     Energy that the propagator puts into constrained distances is lost at the end of every
@@ -35,16 +36,6 @@ class ConstrainedFrames:
         """
         self.propagator = propagator
         self._frames = frames
-
-    @property
-    def frame_interval_fs(self) -> float:
-        """Time between frames."""
-        return self.propagator.frame_interval_fs
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of one full segment."""
-        return self.propagator.n_frames
 
     def advance(self, state: State, n_frames: int | None = None) -> Segment:
         """Return the segment that follows `state`; frames that are not finite stay as they are.

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,11 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from torch import Tensor
 
 from egno_md.ase_atoms import molecule_from_atoms, refuse_charge_and_spin, state_from_atoms
-from egno_md.bonds import guess_bonds
 from egno_md.calculators.evaluation_options import checked_threads, threads
 from egno_md.calculators.segment_parts import (
     Guard,
     Maker,
-    bond_list,
+    bonded,
     learned_or_given,
     potential_behind,
 )
@@ -196,16 +194,8 @@ class SegmentForceCalculator(Calculator):
             or not np.array_equal(old.masses.numpy(), atoms.get_masses())
             or old.pbc != tuple(bool(p) for p in atoms.pbc)
         ):
-            known = molecule_from_atoms(atoms)
-            at_rest = state_from_atoms(atoms, known, at_rest=True)
-            cell = None if at_rest.cell is None else at_rest.cell[0]
-            x = at_rest.positions[0]
-            bonds = (
-                guess_bonds(known.numbers, x, cell=cell, pbc=known.pbc)
-                if self._bonds is None
-                else bond_list(self._bonds)
-            )
-            old = self._molecule = replace(known, bonds=bonds)
+            at_rest = state_from_atoms(atoms, molecule_from_atoms(atoms), at_rest=True)
+            old = self._molecule = bonded(at_rest, self._bonds)
             self._propagator = None
         return old
 

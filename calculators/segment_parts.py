@@ -53,13 +53,25 @@ def checked_start(atoms: Atoms, bonds: Sequence[tuple[int, int]] | Tensor | None
         state = state_from_atoms(atoms, molecule_from_atoms(atoms))
     except ValueError as error:
         raise ValueError(f"these atoms cannot be moved: {error}") from None
-    molecule, x = state.molecule, state.positions[0]
+    return state.with_(molecule=bonded(state, bonds))
+
+
+def bonded(state: State, bonds: Sequence[tuple[int, int]] | Tensor | None) -> Molecule:
+    """Return the molecule of a state with bonds.
+
+    Args:
+        state: one replica.
+        bonds: pairs of atoms; guessed from the positions when None.
+
+    Raises:
+        ValueError: if the pairs are no pairs of atoms.
+    """
+    if bonds is not None:
+        return replace(state.molecule, bonds=bond_list(bonds))
     cell = None if state.cell is None else state.cell[0]
-    if bonds is None:
-        found = guess_bonds(molecule.numbers, x, cell=cell, pbc=molecule.pbc)
-    else:
-        found = bond_list(bonds)
-    return state.with_(molecule=replace(molecule, bonds=found))
+    known = state.molecule
+    found = guess_bonds(known.numbers, state.positions[0], cell=cell, pbc=known.pbc)
+    return replace(known, bonds=found)
 
 
 def learned_or_given(

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.energy_judge import EnergyJudge
+from egno_md.propagators.total_energy import total_energies
 from egno_md.roles import Potential, Propagator
 from egno_md.segment import Segment
 from egno_md.state import State, kinetic_energy
@@ -135,14 +136,6 @@ class GuardLimits:
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
         return asdict(self)
-
-    def applied(self, config: RunConfig) -> RunConfig:
-        """Return the settings of a run with these limits in the place of its own.
-
-        Args:
-            config: settings.
-        """
-        return with_limits(config, self.to_json())
 
 
 def with_limits(config: RunConfig, limits: Mapping[str, Any] | None) -> RunConfig:
@@ -277,17 +270,3 @@ def energy_errors(
         change = change.nan_to_num(nan=math.inf, posinf=math.inf).amax(1)
         found.append(change)
     return torch.cat(found)
-
-
-def total_energies(potential: Potential, state: State) -> Tensor:
-    """Potential and kinetic energy of every replica, `(n_replicas,)` float64, eV.
-
-    Args:
-        potential: gives the potential energy.
-        state: where.
-
-    Raises:
-        ValueError: if the potential refuses a geometry.
-    """
-    potential_energy = potential.energies(state).detach().to("cpu", torch.float64)
-    return potential_energy + kinetic_energy(state.molecule, state.velocities).cpu()

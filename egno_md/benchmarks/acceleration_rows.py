@@ -133,8 +133,8 @@ def _verlet(step_fs: float) -> Callable[[Bench, str], Contestant]:
 
 def _constrained(bench: Bench, row: str) -> Contestant:
     molecule = heavy_hydrogens(bench.subject.start.molecule, HYDROGEN_MASS_AMU)
-    hydrogen = (molecule.numbers[molecule.bonds] == 1).any(-1)
-    bonds = BondConstraints(molecule, bonds_to_hydrogen(molecule), bench.bond_mean_A[hydrogen])
+    held = bonds_to_hydrogen(molecule)
+    bonds = BondConstraints(molecule, molecule.bonds[held], bench.bond_mean_A[held])
     made = ConstrainedLangevin(bench.subject.potential, bonds, 4.0, LOOK_FS, 1, *bench.bath(row))
     return Contestant(made, 1, molecule, equal_temperatures=False)
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
+from egno_md.propagators.frame_grid import SameFrames
 from egno_md.propagators.restart import named_under, taken_from
+from egno_md.propagators.total_energy import total_energies
 from egno_md.roles import Potential, Propagator
 from egno_md.segment import Segment
 from egno_md.state import State, kinetic_energy
 
 
-class EnergyRescaled:
+class EnergyRescaled(SameFrames):
     """Segments whose last velocities are rescaled to the total energy of the first start."""
 
     reversible = False
@@ -37,16 +38,6 @@ class EnergyRescaled:
         self.propagator, self.potential = propagator, potential
         self._total: Tensor | None = None
 
-    @property
-    def frame_interval_fs(self) -> float:
-        """Time between frames."""
-        return self.propagator.frame_interval_fs
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of one full segment."""
-        return self.propagator.n_frames
-
     def advance(self, state: State, n_frames: int | None = None) -> Segment:
         """Return the segment, the velocities of its last frame rescaled.
 
@@ -58,14 +49,14 @@ class EnergyRescaled:
             ValueError: as the propagator or the potential does.
         """
         if self._total is None:
-            self._total = self._energy(state)
+            self._total = total_energies(self.potential, state)
         # Some replicas alone, where all together failed, keep the energy they have.
         alike = len(self._total) == state.n_replicas
-        total = self._total if alike else self._energy(state)
+        total = self._total if alike else total_energies(self.potential, state)
         segment = self.propagator.advance(state, n_frames)
         last = segment.last
         kinetic = kinetic_energy(state.molecule, last.velocities)
-        factor = (1.0 - (self._energy(last) - total) / kinetic).sqrt()
+        factor = (1.0 - (total_energies(self.potential, last) - total) / kinetic).sqrt()
         v = segment.velocities.clone()
         v[:, -1] *= factor.to(v)[:, None, None]
         return replace(segment, velocities=v)
@@ -79,9 +70,3 @@ class EnergyRescaled:
         """Take back what `restart_state` gave."""
         self._total = saved.get("total_eV")
         self.propagator.restore(taken_from("propagator", saved))
-
-    def _energy(self, state: State) -> Tensor:
-        found: Tensor = self.potential.energies(state).cpu() + kinetic_energy(
-            state.molecule, state.velocities
-        )
-        return torch.as_tensor(found, dtype=torch.float64)

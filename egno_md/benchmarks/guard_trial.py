@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.by_replicas import by_replicas
+from egno_md.propagators.frame_grid import SameFrames
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.thermostat import Thermostatted
+from egno_md.propagators.total_energy import total_energies
 from egno_md.roles import Potential, Propagator
 from egno_md.segment import MadeBy, Segment
 from egno_md.state import State
-from egno_md.trajectories.guard_calibration import total_energies
 
 #: A frame of the network has failed when a bond is further from its reference, Å, ...
 FAILED_BOND_A: Final = 0.5
@@ -67,38 +68,28 @@ class TrialResult:
         return self.frames["NETWORK"] / made if made else 0.0
 
 
-class Recorded:
+class Recorded(SameFrames):
     """A propagator that remembers its last segment."""
 
     reversible = volume_preserving = False
 
-    def __init__(self, inside: Propagator) -> None:
+    def __init__(self, propagator: Propagator) -> None:
         """Wrap a propagator."""
-        self.inside = inside
+        self.propagator = propagator
         self.last: Segment | None = None
-
-    @property
-    def frame_interval_fs(self) -> float:
-        """Time between frames."""
-        return self.inside.frame_interval_fs
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of a full segment."""
-        return self.inside.n_frames
 
     def advance(self, state: State, n_frames: int | None = None) -> Segment:
         """Return the segment that follows `state`."""
-        self.last = self.inside.advance(state, n_frames)
+        self.last = self.propagator.advance(state, n_frames)
         return self.last
 
     def restart_state(self) -> dict[str, Tensor]:
         """What the wrapped propagator needs."""
-        return self.inside.restart_state()
+        return self.propagator.restart_state()
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Take back what `restart_state` gave."""
-        self.inside.restore(saved)
+        self.propagator.restore(saved)
 
 
 class Checked(Recorded):

@@ -23,6 +23,7 @@ from egno_md.benchmarks.propagator_runs import run
 from egno_md.benchmarks.table import Cell, Table, benchmark_folder
 from egno_md.data.md17_sgdml import training_geometry
 from egno_md.data.sgdml import SGDMLPotential
+from egno_md.propagators.total_energy import total_energies
 from egno_md.roles import Potential
 from egno_md.state import State, kinetic_energy
 from egno_md.units import KJ_PER_MOL
@@ -241,7 +242,7 @@ def segment_measures(contestant: Contestant, lessons: Lessons) -> Measures:
     def total(x: Tensor, v: Tensor) -> Tensor:
         if not bool((torch.isfinite(x) & torch.isfinite(v)).all()):
             return torch.full(x.shape[:1], float("nan"), dtype=torch.float64)  # it exploded
-        return lessons.potential.energies(State(molecule, x, v)) + kinetic_energy(molecule, v)
+        return total_energies(lessons.potential, State(molecule, x, v))
 
     off = total(x[:, 3].contiguous(), v[:, 3].contiguous()) - total(true_x[:, 0], true_v[:, 0])
     measures["energy"] = float(off.square().mean().sqrt()) / KJ_PER_MOL

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from egno_md.propagators.total_energy import total_energies
 from egno_md.roles import Potential, Propagator
 from egno_md.segment import Segment
-from egno_md.state import State, kinetic_energy
+from egno_md.state import State
 from egno_md.trajectories.histograms import Bins, bond_lengths
 from egno_md.trajectories.inefficiency import statistical_inefficiency
 from egno_md.trajectories.statistics import StatisticsCounter
@@ -202,11 +203,11 @@ def heating(
     """
     molecule, every = start.molecule, max(1, n_frames // n_points)
     moving = Survivors(propagator, start, lengths_A)
-    times, energies = [0.0], [_total_eV(potential, start)]
+    times, energies = [0.0], [total_energies(potential, start)]
     for done in range(every, n_frames + 1, every):
         moving.advance(every)
         times.append(done * propagator.frame_interval_fs * 1e-3)
-        energies.append(_total_eV(potential, moving.state))
+        energies.append(total_energies(potential, moving.state))
         if tick is not None:
             tick(every)
     alive = torch.isnan(moving.failed_fs)
@@ -215,8 +216,3 @@ def heating(
     slopes = (t[:, None] * torch.stack(energies)).sum(0) / t.square().sum()
     per_atom = 1000.0 * slopes[alive] / molecule.n_atoms
     return Heating(tuple(per_atom.tolist()), int((~alive).sum()))
-
-
-def _total_eV(potential: Potential, state: State) -> Tensor:
-    found: Tensor = potential.energies(state) + kinetic_energy(state.molecule, state.velocities)
-    return found

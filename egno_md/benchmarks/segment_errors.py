@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from egno_md.data.windows import Windows
+from egno_md.propagators.total_energy import total_energies
 from egno_md.roles import Potential, Propagator
 from egno_md.state import State, kinetic_energy
 from egno_md.units import KJ_PER_MOL
@@ -69,5 +70,4 @@ def _parts(state: State) -> tuple[Tensor, ...]:
 
 
 def _total_eV(potential: Potential, state: State) -> Tensor:
-    potential_eV = torch.cat([potential.energies(state.replica(part)) for part in _parts(state)])
-    return potential_eV + kinetic_energy(state.molecule, state.velocities)
+    return torch.cat([total_energies(potential, state.replica(part)) for part in _parts(state)])

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from egno_md.propagators.integrator import KickDriftKick, OnFrameGrid
+from egno_md.propagators.frame_grid import OnFrameGrid
+from egno_md.propagators.integrator import KickDriftKick
 from egno_md.propagators.restart import Drawing, named_under, taken_from
 from egno_md.roles import Potential
 from egno_md.segment import Segment

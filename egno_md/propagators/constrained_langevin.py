@@ -28,7 +28,8 @@ from torch import Tensor
 
 from egno_md.propagators.bond_constraints import BondConstraints
 from egno_md.propagators.classical import OrnsteinUhlenbeck
-from egno_md.propagators.integrator import KickDriftKick, OnFrameGrid
+from egno_md.propagators.frame_grid import OnFrameGrid
+from egno_md.propagators.integrator import KickDriftKick
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import EnergyForces, Potential
 from egno_md.segment import Segment

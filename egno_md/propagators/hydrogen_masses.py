@@ -16,15 +16,15 @@ from egno_md.state import Molecule
 
 
 def bonds_to_hydrogen(molecule: Molecule) -> Tensor:
-    """Return the bonds with a hydrogen at one end or both.
+    """Say which bonds have a hydrogen at one end or both.
 
     Args:
         molecule: gives elements and bonds.
 
     Returns:
-        `(n, 2)` int64, in the order of `molecule.bonds`.
+        `(n_bonds,)` bool, in the order of `molecule.bonds`.
     """
-    return molecule.bonds[(molecule.numbers[molecule.bonds] == 1).any(-1)]
+    return (molecule.numbers[molecule.bonds] == 1).any(-1)
 
 
 def heavy_hydrogens(molecule: Molecule, hydrogen_mass_amu: float = 3.0) -> Molecule:
@@ -45,7 +45,7 @@ def heavy_hydrogens(molecule: Molecule, hydrogen_mass_amu: float = 3.0) -> Molec
         raise ValueError(f"hydrogen_mass_amu is {hydrogen_mass_amu}; it must be positive")
     hydrogen = molecule.numbers == 1
     masses = molecule.masses.clone()
-    for i, j in bonds_to_hydrogen(molecule).tolist():
+    for i, j in molecule.bonds[bonds_to_hydrogen(molecule)].tolist():
         if hydrogen[i] and hydrogen[j]:
             continue  # nothing to take from
         light, heavy = (i, j) if hydrogen[i] else (j, i)

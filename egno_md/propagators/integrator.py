@@ -16,22 +16,6 @@ from egno_md.units import ACCELERATION_PER_FORCE
 Drift = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class OnFrameGrid:
-    """What a propagator with a loop says of its frames."""
-
-    _loop: KickDriftKick
-
-    @property
-    def frame_interval_fs(self) -> float:
-        """Time between frames."""
-        return self._loop.frame_interval_fs
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of one full segment."""
-        return self._loop.n_frames
-
-
 class KickDriftKick:
     """Integrates the equations of motion on a grid of frames and remembers the last forces.
 

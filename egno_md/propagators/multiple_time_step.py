@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.classical import OrnsteinUhlenbeck
-from egno_md.propagators.integrator import Drift, KickDriftKick, OnFrameGrid
+from egno_md.propagators.frame_grid import OnFrameGrid
+from egno_md.propagators.integrator import Drift, KickDriftKick
 from egno_md.propagators.remembered_potential import RememberedPotential
 from egno_md.propagators.resonance import FastestVibration, warn_of_resonance
 from egno_md.propagators.restart import named_under, taken_from

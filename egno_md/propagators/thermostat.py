@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.classical import OrnsteinUhlenbeck
+from egno_md.propagators.frame_grid import SameFrames
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Propagator
 from egno_md.segment import Segment
 from egno_md.state import State
 
 
-class Thermostatted:
+class Thermostatted(SameFrames):
     """Friction and noise for the span of a segment, then the segment.
 
     The kick is the exact solution of the Ornstein-Uhlenbeck process, so if the segments keep
@@ -47,16 +48,6 @@ class Thermostatted:
         """
         self.propagator = propagator
         self._bath = OrnsteinUhlenbeck(temperature_K, friction_per_ps, generator)
-
-    @property
-    def frame_interval_fs(self) -> float:
-        """Time between frames."""
-        return self.propagator.frame_interval_fs
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of one full segment."""
-        return self.propagator.n_frames
 
     def advance(self, state: State, n_frames: int | None = None) -> Segment:
         """Kick the velocities, then return the segment that follows.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from egno_md.data.windows import Windows
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
+from egno_md.propagators.total_energy import total_energies
 from egno_md.roles import Potential
 from egno_md.state import Molecule, State, kinetic_energy
 from egno_md.training.lesson_pairs import Pairs, advanced, farthest_A
@@ -306,6 +307,6 @@ def total_energy_errors_eV(
     def total(positions: Tensor, velocities: Tensor) -> Tensor:
         x, v = positions.double().cpu(), velocities.double().cpu()
         state = State(paths.molecule, x, v, 0.0, paths.cell)
-        return potential.energies(state) + kinetic_energy(paths.molecule, state.velocities)
+        return total_energies(potential, state)
 
     return total(last_x, last_v) - total(paths.positions[:, 0], paths.velocities[:, 0])

@@ -19,28 +19,12 @@ from egno_md.data.structures import read_structure
 from egno_md.propagators.classical import VelocityVerlet
 from egno_md.propagators.energy_judge import EnergyJudge
 from egno_md.propagators.guarded import GuardedPropagator
-from egno_md.roles import EnergyForces
 from egno_md.segment import MadeBy
 from egno_md.state import Molecule, State
 from egno_md.trajectories.judges import BondJudge
+from tests.trajectories.dimer import Dimer
 
 LENGTHS = torch.tensor([1.0], dtype=torch.float64)
-
-
-class Dimer:
-    """Two atoms on one spring of natural length 1 Å; refuses x > 50 Å."""
-
-    def evaluate(self, state):
-        arrow = state.positions[:, 0] - state.positions[:, 1]
-        length = arrow.norm(dim=-1, keepdim=True)
-        pull = -20.0 * (length - 1.0) * arrow / length
-        return EnergyForces(self.energies(state), torch.stack([pull, -pull], 1))
-
-    def energies(self, state):
-        if bool((state.positions > 50.0).any()):
-            raise ValueError("atoms too far away")
-        length = (state.positions[:, 0] - state.positions[:, 1]).norm(dim=-1)
-        return 10.0 * (length.double() - 1.0) ** 2
 
 
 class Network(Recorded):

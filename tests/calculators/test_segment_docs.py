@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import mdtraj
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "openmm_segments.md"
+from tests.doors.pages import blocks, page, run_blocks
 
 
 def test_what_the_page_shows_runs(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    assert len(blocks) == 2
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), names)
+    shown = blocks(page("openmm_segments"))
+    assert len(shown) == 2
+    names = run_blocks(shown, tmp_path, monkeypatch)
     sim, plain = names["sim"], names["plain"]
     assert (sim.currentStep, plain.currentStep) == (24, 2)
     sim.reporters.clear()

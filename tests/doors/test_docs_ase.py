@@ -1,6 +1,5 @@
 """The examples of docs/ase.md run, one after the other, as a reader would."""
 
-import re
 import warnings
 from pathlib import Path
 
@@ -9,19 +8,15 @@ import pytest
 
 from egno_md.calculators.segment_force import STABLE_TURN
 from egno_md.models.neighbours import THINNEST_CELL_A
+from tests.doors.pages import ROOT, blocks, page, run_blocks
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "ase.md").read_text()
+PAGE = page("ase")
 
 
 def test_the_examples_run(tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
-    assert len(blocks) == 4
-    (tmp_path / "egno_md").symlink_to(ROOT / "egno_md")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "ase.md", "exec"), names)
+    shown = blocks(PAGE)
+    assert len(shown) == 4
+    names = run_blocks(shown, tmp_path, monkeypatch)
     assert "network" in capsys.readouterr().out
     times = [float(x.split()[0]) for x in Path("ethanol.log").read_text().splitlines()[1:]]
     assert times == pytest.approx([0.03 * k for k in range(7)])
@@ -40,8 +35,3 @@ def test_numbers_on_the_page_are_those_of_the_code():
         warnings.simplefilter("error")
         calculator.get_forces(ase.io.read(ROOT / "egno_md" / "examples" / "ethanol.xyz"))
     assert f"beyond about {STABLE_TURN * 2.0 / calculator.turn:.0f} fs" in PAGE
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", PAGE):
-        assert (ROOT / "docs" / target).exists(), target

@@ -1,21 +1,17 @@
 """What docs/ledger.md shows can be run and read."""
 
 import re
-from pathlib import Path
 
 from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.acceleration_rows import ROWS
 from egno_md.job import read_job
+from tests.doors.pages import blocks, page, run_blocks
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "ledger.md").read_text()
+PAGE = page("ledger")
 
 
-def test_the_example_runs(monkeypatch, capsys):
-    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
-    monkeypatch.chdir(ROOT)
-    names: dict[str, object] = {}
-    exec(compile(block, "ledger.md", "exec"), names)
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    names = run_blocks(blocks(PAGE), tmp_path, monkeypatch)
     deviation, freedom = capsys.readouterr().out.split()
     assert float(deviation) < 1e-8
     assert int(freedom) == 27 - 6

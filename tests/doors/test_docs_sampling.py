@@ -2,23 +2,15 @@
 
 import re
 import tomllib
-from pathlib import Path
 
 from egno_md.config import RunConfig, make_job
+from tests.doors.pages import blocks, page, run_blocks
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "sampling.md").read_text()
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.M | re.S)
+PAGE = page("sampling")
 
 
-def test_the_example_runs(monkeypatch):
-    (block,) = blocks("python")
-    monkeypatch.chdir(ROOT)
-    names: dict[str, object] = {}
-    exec(compile(block, "sampling.md", "exec"), names)
+def test_the_example_runs(tmp_path, monkeypatch):
+    names = run_blocks(blocks(PAGE), tmp_path, monkeypatch)
     counts = names["sampler"].statistics()
     assert counts.proposals == 20
     assert counts.acceptance > 0.5
@@ -26,14 +18,14 @@ def test_the_example_runs(monkeypatch):
 
 
 def test_the_job_file_is_read():
-    (block,) = blocks("toml")
+    (block,) = blocks(PAGE, "toml")
     job = make_job(RunConfig, tomllib.loads(block))
     assert job.mode == "metropolised"
     assert job.proposal_fs == 36.0
 
 
 def test_the_command_has_options_that_exist():
-    shown = "".join(blocks("console"))
+    shown = "".join(blocks(PAGE, "console"))
     known = {"--" + name.replace("_", "-") for name in RunConfig.model_fields}
     assert "--proposal-fs" in shown
     assert set(re.findall(r"--[a-z-]+", shown)) <= known

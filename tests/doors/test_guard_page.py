@@ -1,24 +1,16 @@
 """The code on the page about the guard runs, and its options exist."""
 
 import re
-import warnings
-from pathlib import Path
 
 from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.config import RunConfig, read_job
+from tests.doors.pages import blocks, page, run_blocks
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "guard.md").read_text()
+PAGE = page("guard")
 
 
 def test_the_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    (tmp_path / "egno_md").symlink_to(ROOT / "egno_md")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S):
-            exec(block, names)
+    names = run_blocks(blocks(PAGE), tmp_path, monkeypatch)
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("GuardStatistics(segments=1, frames_by={'GIVEN': 0, 'NETWORK': 24,")
     assert 0.0 < names["judge"].largest_eV < 0.1

@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from pathlib import Path
 
 import ase.io
 import pytest
@@ -10,18 +9,14 @@ import pytest
 from egno_md import cli
 from egno_md.config import RunConfig, TrainConfig
 from egno_md.job import read_job
+from tests.doors.pages import ROOT, blocks, page, run_blocks
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+README = page("README")
 
 
 def commands():
     """Command lines shown in console blocks, without the prompt and the remark."""
-    for block in blocks("console"):
+    for block in blocks(README, "console"):
         for line in block.splitlines():
             if line.startswith("$ "):
                 yield line[2:].split(" # ")[0].strip()
@@ -57,14 +52,8 @@ def test_options_that_are_named_exist():
         assert option in known | fields, option
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
-
-
 def test_python_blocks_compile_and_import():
-    shown = blocks("python")
+    shown = blocks(README)
     assert shown
     for block in shown:
         compile(block, "README.md", "exec")
@@ -74,10 +63,7 @@ def test_python_blocks_compile_and_import():
 
 
 def test_python_blocks_run(tmp_path, monkeypatch):
-    (tmp_path / "egno_md").symlink_to(ROOT / "egno_md")
-    monkeypatch.chdir(tmp_path)
-    for block in blocks("python"):
-        exec(block, {})
+    run_blocks(blocks(README), tmp_path, monkeypatch)
     assert len(ase.io.read(tmp_path / "out.traj", ":")) == 101
     assert (tmp_path / "out.dcd").stat().st_size > 22 * 3 * 4 * 8
 

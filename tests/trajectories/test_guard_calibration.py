@@ -114,7 +114,7 @@ def test_a_bad_network_does_not_widen_the_limit_of_the_energy():
     limits = calibrate(config, coarse(2.0), Springs(), starts, trusted, LENGTHS)
     assert limits.energy_eV == 0.001 < limits.energy_tolerance_eV
     assert "0.001 eV, holds, and more" in limit_sentences(limits.to_json())[1]
-    applied = limits.applied(config)
+    applied = with_limits(config, limits.to_json())
     assert applied.energy_limit_eV == 0.001
     assert (applied.bond_limit_A, applied.contact_factor) == (limits.bond_A, limits.contact_factor)
     assert with_limits(config, None) is config

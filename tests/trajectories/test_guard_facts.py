@@ -7,13 +7,13 @@ from egno_md.propagators.classical import VelocityVerlet
 from egno_md.propagators.energy_judge import EnergyJudge
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.thermostat import Thermostatted
-from egno_md.roles import EnergyForces
 from egno_md.state import Molecule, State
 from egno_md.trajectories.generate import StoreOptions, generate
 from egno_md.trajectories.guard_facts import guard_sentences
 from egno_md.trajectories.report import write_report
 from egno_md.trajectories.run_output import describe, run_facts
 from egno_md.trajectories.run_record import read_run
+from tests.trajectories.dimer import Dimer
 
 CONFIG = {"mode": "guarded", "energy_every": 2, "recover_after": 3, "energy_limit_eV": 0.002}
 LIMITS = {
@@ -26,20 +26,6 @@ LIMITS = {
     "n_windows": 299,
     "window_fs": 12.0,
 }
-
-
-class Dimer:
-    """Two atoms on one spring of natural length 1 Å."""
-
-    def evaluate(self, state):
-        arrow = state.positions[:, 0] - state.positions[:, 1]
-        length = arrow.norm(dim=-1, keepdim=True)
-        pull = -20.0 * (length - 1.0) * arrow / length
-        return EnergyForces(self.energies(state), torch.stack([pull, -pull], 1))
-
-    def energies(self, state):
-        length = (state.positions[:, 0] - state.positions[:, 1]).norm(dim=-1)
-        return 10.0 * (length.double() - 1.0) ** 2
 
 
 def made(store, config, notes, *, judged=True):
