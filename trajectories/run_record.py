@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,24 +198,19 @@ def record_run(
         temperatures.append(counter.element_temperatures(segment.velocities))
         skip = n_given if not scalars else 0
         if segment.n_frames > skip:
-            counter.add(
-                segment.positions[:, skip:],
-                segment.velocities[:, skip:],
-                segment.potential_energies[:, skip:],
-                segment.cell,
-            )
-            slow.add(segment.positions[:, skip:], segment.cell)
+            x = segment.positions[:, skip:]
+            energies = segment.potential_energies[:, skip:]
+            counter.add(x, segment.velocities[:, skip:], energies, segment.cell)
+            slow.add(x, segment.cell)
         scalars.append((segment.times_fs, segment.made_by, segment.potential_energies))
     elements = torch.unique(molecule.numbers)
-    grid = (n_replicas, 0)
-    by_element = torch.cat(temperatures or [torch.zeros((*grid, len(elements)))], 1)
+    none = torch.zeros((n_replicas, 0, len(elements)))
+    by_element = torch.cat(temperatures or [none], 1)
     return RunRecord(
         molecule,
         n_replicas,
         by_element.shape[1],
-        torch.cat([s[0] for s in scalars] or [torch.zeros(0)]).to(torch.float64),
-        torch.cat([s[1] for s in scalars] or [torch.zeros(grid, dtype=torch.int8)], 1),
-        torch.cat([s[2] for s in scalars] or [torch.zeros(grid)], 1).to(torch.float64),
+        *_joined(scalars, n_replicas),
         by_element,
         counter.total_temperature(by_element) if counter else by_element.sum(-1),
         elements,
@@ -224,6 +219,21 @@ def record_run(
         reference_problem=problem,
         effective=slow.result(),
         **labels,
+    )
+
+
+def _joined(
+    scalars: Sequence[tuple[Tensor, Tensor, Tensor]], n_replicas: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Times, makers and potential energies of all segments."""
+    if not scalars:
+        none = torch.zeros((n_replicas, 0), dtype=torch.float64)
+        return torch.zeros(0, dtype=torch.float64), none.to(torch.int8), none
+    times, made_by, energies = zip(*scalars, strict=True)
+    return (
+        torch.cat(times).to(torch.float64),
+        torch.cat(made_by, 1),
+        torch.cat(energies, 1).to(torch.float64),
     )
 
 

@@ -171,10 +171,9 @@ class HamiltonianEGNO(nn.Module):
             ValueError: if there are more modes than the stages can tell apart.
         """
         super().__init__()
-        if not 1 <= n_modes <= n_stages // 2 + 1:
-            raise ValueError(
-                f"n_modes is {n_modes}; {n_stages} stages can tell apart 1 to {n_stages // 2 + 1}"
-            )
+        most = n_stages // 2 + 1
+        if not 1 <= n_modes <= most:
+            raise ValueError(f"n_modes is {n_modes}; {n_stages} stages can tell apart 1 to {most}")
         self.elements = [int(z) for z in elements]
         self.classes = [(int(a), int(b), int(n)) for a, b, n in classes]
         self.step_fs, self.n_stages, self.n_modes = float(step_fs), n_stages, n_modes

@@ -83,10 +83,7 @@ def trained_card(
         "test_sha256": _sha256(test),
         **_teacher(config),
         **counts,
-        "steps": [r.steps for r in results],
-        "best_steps": [r.best_step for r in results],
-        "cpu_seconds": round(sum(r.cpu_seconds for r in results), 1),
-        "wall_seconds": round(sum(r.wall_seconds for r in results), 1),
+        **_course(results),
         "seed": config.seed,
         "settings": config_hash(config.model_dump(mode="json", exclude={"out", "work", "resume"})),
         "learning_curve": [dict(point) for point in curve],
@@ -109,6 +106,16 @@ def trained_card(
         citation=config.citation,
     )
     return BundleCard.model_validate(facts)
+
+
+def _course(results: Sequence[FitResult]) -> dict[str, Any]:
+    """How the fits went."""
+    return {
+        "steps": [r.steps for r in results],
+        "best_steps": [r.best_step for r in results],
+        "cpu_seconds": round(sum(r.cpu_seconds for r in results), 1),
+        "wall_seconds": round(sum(r.wall_seconds for r in results), 1),
+    }
 
 
 def _teacher(config: TrainConfig) -> dict[str, str | list[str]]:

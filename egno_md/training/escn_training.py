@@ -97,16 +97,21 @@ def train_escn(config: TrainConfig, command: str = "") -> Path:
         molecules=_molecules(config, sets.training),
         data=[sets.training],
         test=[sets.test],
-        counts={
-            "n_frames": sets.training.n_frames,
-            "n_validation": sets.validation.n_frames,
-            "n_test": sets.test.n_frames,
-        },
+        counts=_counts(sets),
         results=[result],
         measures=measures,
         curve=learning_curve([folder]),
     )
     return save_bundle(Path(config.out), card, model.state_dict())
+
+
+def _counts(sets: FrameSets) -> dict[str, int]:
+    """Frames of each kind."""
+    return {
+        "n_frames": sets.training.n_frames,
+        "n_validation": sets.validation.n_frames,
+        "n_test": sets.test.n_frames,
+    }
 
 
 def _molecules(config: TrainConfig, frames: LabelledFrames) -> list[str]:

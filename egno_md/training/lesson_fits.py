@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from egno_md.data.windows import Windows
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.training.energy_loss import EnergyLoss
 from egno_md.training.lesson import ForceFrames, Lesson
@@ -139,17 +140,13 @@ def match_segments(
         ValueError: if windows are shorter than the chain, energies are asked for and not there,
             or the fit fails.
     """
-    like, chain = model.distance_mean, errors.chain
-    own, device = like.dtype, str(like.device)
-    weight = errors.energy_weight
+    like, weight = model.distance_mean, errors.energy_weight
     depths = [_depths(weight, *both, like) for both in zip(pairs, lessons, strict=True)]
-    losses: list[SegmentLoss] = []
-    held: list[Paths] = []
-    for around, lesson in zip(pairs, lessons, strict=True):
-        paths = Paths.of(lesson.training, model.step_fs).cast(own, device)
-        losses.append(SegmentLoss(paths, around, chain, errors.scale))
-        paths = Paths.of(lesson.validation, model.step_fs).cast(own, device)
-        held.append(paths.upto(chain))
+    losses = [
+        SegmentLoss(_paths(model, lesson.training), around, errors.chain, errors.scale)
+        for around, lesson in zip(pairs, lessons, strict=True)
+    ]
+    held = [_paths(model, lesson.validation).upto(errors.chain) for lesson in lessons]
 
     def sample(step: int, generator: torch.Generator) -> tuple[int, SegmentBatch, Tensor | None]:
         which = drawn(range(len(losses)), generator)
@@ -175,8 +172,14 @@ def match_segments(
             parts.append(_with_depth(one, depth, ours(network)))
         return joined_measures([lesson.name for lesson in lessons], parts)
 
-    what = f"segments x{chain}"
+    what = f"segments x{errors.chain}"
     return fit(model, sample, loss, validate, settings, folder, resume=resume, description=what)
+
+
+def _paths(model: HamiltonianEGNO, windows: Windows) -> Paths:
+    """Windows at the network's steps, in its number type and on its device."""
+    like = model.distance_mean
+    return Paths.of(windows, model.step_fs).cast(like.dtype, str(like.device))
 
 
 @dataclass(frozen=True, slots=True)
