@@ -218,7 +218,7 @@ def calibrate(
         if bool(torch.isfinite(least).all()):
             contact = -tolerance_limit(-least, rate)
     if config.energy_limit_eV is not None:
-        every = config.energy_frames == "all"
+        every = config.energy_frames != "last"
         errors = energy_errors(fast, potential, starts, trusted.n_frames, every_frame=every)
         wanted = tolerance_limit(errors, rate)
         # A limit of zero would be none.
@@ -261,7 +261,7 @@ def energy_errors(
         here = starts.replica(block)
         segment = fast.advance(here, n_frames)
         # A limit that nothing breaks: the judge asks for the frames meant, and no others.
-        judge = EnergyJudge(potential, sys.float_info.max, every_frame=every_frame)
+        judge = EnergyJudge(potential, sys.float_info.max, frames="all" if every_frame else "last")
         seen = judge.judge(here, segment).potential_energies
         assert seen is not None
         first = 0 if every_frame else n_frames - 1

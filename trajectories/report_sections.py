@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from egno_md.bundle import Bundle
+from egno_md.propagators.energy_frames import REMEMBERED, TOLERATED
 from egno_md.segment import Event, MadeBy
 from egno_md.trajectories import report_page as html
 from egno_md.trajectories.cost_ledger import CostLedger, duration
@@ -110,8 +111,14 @@ def _what_is_bounded(record: RunRecord) -> str:
     text = f"A proposal is {span} of the network. "
     if record.guard["largest_energy_error_eV"] is not None:
         asked = "at the end of each, and of the frames before where that failed"
-        if record.config.get("energy_frames") == "all":
+        frames = record.config.get("energy_frames")
+        if frames == "all":
             asked = "for every frame"
+        elif frames == "auto":
+            asked = (
+                f"for every frame of the first {REMEMBERED} proposals and whenever more than "
+                f"{in_percent(TOLERATED)} of the latest {REMEMBERED} were rejected, else {asked}"
+            )
         text += (
             f"Energies were asked {asked}; the bound is for one proposal, and errors of many may "
             "add up. "

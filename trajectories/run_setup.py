@@ -215,8 +215,7 @@ def build_judges(
     if config.temperature_alarm_rate is not None and bath:
         judges.append(TemperatureJudge(config.temperature_K, config.temperature_alarm_rate))
     if config.energy_limit_eV is not None:
-        every_frame = config.energy_frames == "all"
-        judges.append(EnergyJudge(potential, config.energy_limit_eV, every_frame=every_frame))
+        judges.append(EnergyJudge(potential, config.energy_limit_eV, frames=config.energy_frames))
     return judges
 
 

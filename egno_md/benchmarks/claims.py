@@ -73,7 +73,7 @@ class _Claims:
         """Train with every seed on the first `count` samples, for the same number of steps."""
         config, full = self.config, len(self.task.training)
         count = min(count, full)
-        epochs = config.epochs or round(recipe.epochs * full / count)
+        epochs = round((config.epochs or recipe.epochs) * full / count)
         recipe = replace(recipe, epochs=epochs)
         task = replace(self.task, training=self.task.training.first(count))
         models, results = [], []

@@ -160,8 +160,7 @@ class _Bench:
         fast = Recorded(damaged_network(self.bundle, molecule, case.noise, seed, n))
         settings = self._run_config(case.bath_K or self.config.temperature_K)
         settings = with_limits(settings, self.limits)
-        if case.ends_only:
-            settings = settings.model_copy(update={"energy_frames": "last"})
+        settings = settings.model_copy(update={"energy_frames": case.energy_frames})
         interval = fast.frame_interval_fs
         safe = VelocityVerlet(self.potential, settings.timestep_fs, interval, n)
         judges = build_judges(settings, self.potential, molecule, self.lengths_A, bath=True)

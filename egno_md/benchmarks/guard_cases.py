@@ -10,6 +10,7 @@ from torch import Tensor
 
 from egno_md.bundle import Bundle, build_model
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
+from egno_md.propagators.energy_frames import EnergyFrames
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.state import Molecule, State, maxwell_boltzmann
 
@@ -25,7 +26,7 @@ class Case:
         bath_K: temperature of the bath and of its judge; the run's when None.
         stretch_A: how far the O-H bond is pulled out at the start.
         isomer: whether the atoms are dimethyl ether instead.
-        ends_only: whether energies are asked at the ends of proposals only, as by default.
+        energy_frames: frames whose energy is asked: "all", "auto" as by default, or "last".
     """
 
     what: str
@@ -34,16 +35,20 @@ class Case:
     bath_K: float | None = None
     stretch_A: float = 0.0
     isomer: bool = False
-    ends_only: bool = False
+    energy_frames: EnergyFrames = "all"
 
 
 CASES: Final = {
     "healthy": Case("as shipped"),
+    "healthy-auto": Case("as shipped, energies asked as by default", energy_frames="auto"),
     "noise-0.3": Case("weights off by 0.3 %", noise=0.003),
     "noise-1": Case("weights off by 1 %", noise=0.01),
     "noise-2": Case("weights off by 2 %", noise=0.02),
     "noise-2-ends": Case(
-        "weights off by 2 %, energies at the ends only", noise=0.02, ends_only=True
+        "weights off by 2 %, energies at the ends only", noise=0.02, energy_frames="last"
+    ),
+    "noise-2-auto": Case(
+        "weights off by 2 %, energies asked as by default", noise=0.02, energy_frames="auto"
     ),
     "noise-5": Case("weights off by 5 %", noise=0.05),
     "hot-start": Case("start velocities of 900 K", start_K=900.0),

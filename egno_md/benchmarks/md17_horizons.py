@@ -149,7 +149,14 @@ def horizon_windows(
 
         def make(n: int = n, how: Sampling = how) -> dict[str, Tensor]:
             all_frames = sample_windows(
-                potential, start, n, max(HORIZONS_FS), 1.0, (plan.temperature_K,), sampling=how
+                potential,
+                start,
+                n,
+                max(HORIZONS_FS),
+                1.0,
+                (plan.temperature_K,),
+                timestep_fs=0.5,  # the interval of the published frames
+                sampling=how,
             )
             return _with_frames(all_frames, frames).tensors()
 

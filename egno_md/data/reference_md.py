@@ -266,7 +266,7 @@ def sample_windows(
     frame_interval_fs: float,
     temperatures_K: Sequence[float],
     *,
-    timestep_fs: float = 0.5,
+    timestep_fs: float = 0.25,
     sampling: Sampling | None = None,
     cache: Path | None = None,
 ) -> Windows:
@@ -279,7 +279,9 @@ def sample_windows(
         horizon_fs: length of a window, a multiple of the frame interval.
         frame_interval_fs: time between its frames, a multiple of the time step.
         temperatures_K: temperatures the starts are drawn at.
-        timestep_fs: time step inside the windows (velocity Verlet).
+        timestep_fs: time step inside the windows (velocity Verlet). With a bath between windows
+            a vibration of angular frequency w is wider than the potential's by (w timestep)^2 / 8:
+            1.5 % for O-H with 0.5 fs.
         sampling: how the starts are drawn.
         cache: folder to keep them in, or None.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.by_replicas import by_replicas
+from egno_md.propagators.energy_frames import EnergyFrames, Watchfulness
 from egno_md.propagators.guarded import finite_frames, leading
 from egno_md.roles import Potential, Verdict
 from egno_md.segment import Segment
@@ -30,31 +31,34 @@ class EnergyJudge:
     """Accepts frames whose total energy by a potential is that of the start, within a limit.
 
     Only the last frame is evaluated as long as it passes, unless every frame is asked for: a bad
-    segment may come back to its energy by chance. For a replica that fails all its
-    frames are, in one batch, and the leading good ones are kept. The energy at the end of a
+    segment may come back to its energy by chance, see `Watchfulness`. For a replica that fails all
+    its frames are, in one batch, and the leading good ones are kept. The energy at the end of a
     segment is remembered for the next that starts from the same positions. Kicks of a bath
     between segments are not seen. A potential that refuses a geometry rejects it.
     """
 
     name = "energy error"
 
-    def __init__(self, potential: Potential, limit_eV: float, *, every_frame: bool = False) -> None:
+    def __init__(
+        self, potential: Potential, limit_eV: float, *, frames: EnergyFrames = "last"
+    ) -> None:
         """Set the limit.
 
         Args:
             potential: the one to trust.
             limit_eV: largest change of the total energy over a segment, either way.
-            every_frame: evaluate all frames, not the last one only.
+            frames: "last"; "all"; or "auto": all at first and while many are rejected, else the
+                last.
 
         Raises:
-            ValueError: if the limit is not positive.
+            ValueError: if the limit is not positive, or `frames` is something else.
         """
         if not 0.0 < limit_eV < float("inf"):
             raise ValueError(f"limit_eV is {limit_eV}; it must be a positive number of eV")
         self.potential = potential
         self.limit_eV = limit_eV
-        self.every_frame = every_frame
         self.largest_eV = 0.0
+        self.watchfulness = Watchfulness(frames)
         self._known = _nothing_known()
 
     def judge(self, start: State, segment: Segment) -> Verdict:
@@ -75,7 +79,7 @@ class EnergyJudge:
         rows = whole.nonzero()[:, 0]
         look(rows, torch.full_like(rows, frames - 1))
         change = potential + total - before[:, None]
-        passed = (change[:, -1].abs() <= self.limit_eV) & (not self.every_frame)
+        passed = (change[:, -1].abs() <= self.limit_eV) & (not self.watchfulness.every_frame)
         suspects = finite & (~passed & torch.isfinite(before))[:, None]
         suspects[:, -1] = False
         look(*suspects.nonzero().T)
@@ -90,14 +94,16 @@ class EnergyJudge:
             or self._reason(start, segment, k, float(change[r, k]), bool(finite[r, k]))
             for r, k in enumerate(n_accepted.tolist())
         )
+        self.watchfulness.note(n_accepted == frames)
         self._remember(start, segment, potential[:, -1])
         kept = (torch.arange(frames) < n_accepted[:, None]) & torch.isfinite(change)
         self.largest_eV = max([self.largest_eV, *change[kept].abs().tolist()])
         return Verdict(n_accepted, reasons, potential)
 
     def restart_state(self) -> dict[str, Tensor]:
-        """The remembered energies, where and when they hold, and the largest error kept."""
+        """The remembered energies, where and when they hold, the largest error kept, verdicts."""
         saved = {"largest_eV": torch.tensor(self.largest_eV, dtype=torch.float64)}
+        saved |= self.watchfulness.restart_state()
         return saved | dict(zip(_MEMORY, self._known, strict=True))
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
@@ -108,6 +114,7 @@ class EnergyJudge:
         """
         if "largest_eV" not in saved:
             raise ValueError("the restart record has no largest error of an energy judge")
+        self.watchfulness.restore(saved)
         self.largest_eV = float(saved["largest_eV"])
         known = all(name in saved for name in _MEMORY)
         self._known = (

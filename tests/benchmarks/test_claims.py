@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_every_table_is_made(
     config = BenchmarkConfig(name="claims", seeds=(1, 2), epochs=1, out=str(tmp_path))
     tables = claims.measure(config)
     assert [len(table.rows) for table in tables] == [4, 3, 4, 3]
+    # Fewer samples come as much more often, with a number of passes that is asked for, too.
+    full = SIZES["training"]
+    fewer, all_of_them = (
+        json.loads(next(tmp_path.rglob(f"EGNO_2_modes-{count}-1/result.json")).read_text())[
+            "result"
+        ]
+        for count in (3, full)
+    )
+    assert fewer["epochs"] == round(full / 3) > all_of_them["epochs"] == 1
     with pytest.raises(ValueError, match="already holds trainings"):
         claims.measure(config)
     again = claims.measure(config.model_copy(update={"resume": True, "rows": ("modes",)}))

@@ -94,11 +94,11 @@ def test_calibrated_judges_reject_few_good_windows():
     assert 0.0 < limits.energy_eV < 0.1
     assert limits.energy_eV == limits.energy_tolerance_eV
     assert (limits.n_windows, limits.window_fs) == (200, 8.0)
-    every = config.model_copy(update={"energy_frames": "all"})
-    wider = calibrate(every, coarse(1.0), Springs(), starts, trusted, LENGTHS)
-    assert wider.energy_eV > limits.energy_eV
+    last = config.model_copy(update={"energy_frames": "last"})
+    narrower = calibrate(last, coarse(1.0), Springs(), starts, trusted, LENGTHS)
+    assert narrower.energy_eV < limits.energy_eV
     fresh, after = windows(400, 2)
-    errors = energy_errors(coarse(1.0), Springs(), fresh, 4)
+    errors = energy_errors(coarse(1.0), Springs(), fresh, 4, every_frame=True)
     assert 0 < int((errors > limits.energy_eV).sum()) < 0.08 * 400
     lengths = (after.positions[:, :, 1:] - after.positions[:, :, :1]).norm(dim=-1)
     off = (lengths - torch.tensor(LENGTHS)).abs().flatten(1).amax(1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from egno_md.propagators.classical import VelocityVerlet
+from egno_md.propagators.energy_frames import REMEMBERED
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.roles import EnergyForces, Judge
 from egno_md.segment import Segment
@@ -297,10 +298,28 @@ def test_energy_judge_keeps_the_largest_error_it_let_pass(start, segment) -> Non
 def test_energy_judge_sees_what_comes_back_by_chance_only_in_every_frame(start, segment) -> None:
     segment.velocities[1, 2] *= 1.5  # and the last frame is as good as ever
     assert EnergyJudge(Springs(), 0.01).judge(start, segment).n_accepted.tolist() == [4, 4, 4]
-    verdict = EnergyJudge(Springs(), 0.01, every_frame=True).judge(start, segment)
+    verdict = EnergyJudge(Springs(), 0.01, frames="all").judge(start, segment)
     assert verdict.n_accepted.tolist() == [4, 2, 4]
     assert verdict.reasons[1].startswith("total energy changes by")
     assert bool(torch.isfinite(verdict.potential_energies).all())
+
+
+def test_energy_judge_asks_for_every_frame_until_it_trusts(start, segment) -> None:
+    good = segment.velocities.clone()
+    segment.velocities[1, 2] *= 1.5  # and the last frame is as good as ever
+    judge = EnergyJudge(Springs(), 0.01, frames="auto")
+    assert judge.judge(start, segment).n_accepted.tolist() == [4, 2, 4]
+    judge.watchfulness.note(torch.ones(REMEMBERED, dtype=torch.bool))
+    assert judge.judge(start, segment).n_accepted.tolist() == [4, 4, 4]
+    segment.velocities.copy_(good)
+    segment.velocities[:, 3] *= 1.5
+    for _ in range(2):  # six rejections
+        assert judge.judge(start, segment).n_accepted.tolist() == [3, 3, 3]
+    again = EnergyJudge(Springs(), 0.01, frames="auto")
+    again.restore(judge.restart_state())
+    segment.velocities.copy_(good)
+    segment.velocities[1, 2] *= 1.5
+    assert again.judge(start, segment).n_accepted.tolist() == [4, 2, 4]
 
 
 def test_energy_judge_remembers_replicas_that_are_asked_in_turns(start, segment) -> None:
