@@ -185,8 +185,7 @@ def record_run(
     )
     problem: str | None = None
     dof, n_given = degrees_of_freedom or 3 * molecule.n_atoms, 0
-    scalars: list[tuple[Tensor, Tensor, Tensor]] = []
-    temperatures: list[Tensor] = []
+    scalars: list[tuple[Tensor, ...]] = []
     for segment in segments:
         if counter is None:
             dof = degrees_of_freedom or _freedom(segment, labels.get("config") or {})
@@ -195,22 +194,23 @@ def record_run(
             counter = _counter(
                 molecule, bins, n_replicas, n_frames - n_given, frame_interval_fs, dof
             )
-        temperatures.append(counter.element_temperatures(segment.velocities))
+        kelvin = counter.element_temperatures(segment.velocities)
         skip = n_given if not scalars else 0
         if segment.n_frames > skip:
             x = segment.positions[:, skip:]
             energies = segment.potential_energies[:, skip:]
             counter.add(x, segment.velocities[:, skip:], energies, segment.cell)
             slow.add(x, segment.cell)
-        scalars.append((segment.times_fs, segment.made_by, segment.potential_energies))
+        scalars.append((segment.times_fs, segment.made_by, segment.potential_energies, kelvin))
     elements = torch.unique(molecule.numbers)
-    none = torch.zeros((n_replicas, 0, len(elements)))
-    by_element = torch.cat(temperatures or [none], 1)
+    times_fs, made_by, energies, by_element = _joined(scalars, n_replicas, len(elements))
     return RunRecord(
         molecule,
         n_replicas,
         by_element.shape[1],
-        *_joined(scalars, n_replicas),
+        times_fs,
+        made_by,
+        energies,
         by_element,
         counter.total_temperature(by_element) if counter else by_element.sum(-1),
         elements,
@@ -223,17 +223,19 @@ def record_run(
 
 
 def _joined(
-    scalars: Sequence[tuple[Tensor, Tensor, Tensor]], n_replicas: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Times, makers and potential energies of all segments."""
+    scalars: Sequence[tuple[Tensor, ...]], n_replicas: int, n_elements: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Times, makers, potential energies and temperatures of all segments."""
     if not scalars:
         none = torch.zeros((n_replicas, 0), dtype=torch.float64)
-        return torch.zeros(0, dtype=torch.float64), none.to(torch.int8), none
-    times, made_by, energies = zip(*scalars, strict=True)
+        kelvin = torch.zeros((n_replicas, 0, n_elements))
+        return torch.zeros(0, dtype=torch.float64), none.to(torch.int8), none, kelvin
+    times, made_by, energies, temperatures = zip(*scalars, strict=True)
     return (
         torch.cat(times).to(torch.float64),
         torch.cat(made_by, 1),
         torch.cat(energies, 1).to(torch.float64),
+        torch.cat(temperatures, 1),
     )
 
 

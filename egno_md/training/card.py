@@ -84,8 +84,7 @@ def trained_card(
         **_teacher(config),
         **counts,
         **_course(results),
-        "seed": config.seed,
-        "settings": config_hash(config.model_dump(mode="json", exclude={"out", "work", "resume"})),
+        **_settings(config),
         "learning_curve": [dict(point) for point in curve],
     }
     facts: dict[str, Any] = dict(
@@ -116,6 +115,12 @@ def _course(results: Sequence[FitResult]) -> dict[str, Any]:
         "cpu_seconds": round(sum(r.cpu_seconds for r in results), 1),
         "wall_seconds": round(sum(r.wall_seconds for r in results), 1),
     }
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """The seed, and all settings in one number."""
+    asked = config.model_dump(mode="json", exclude={"out", "work", "resume"})
+    return {"seed": config.seed, "settings": config_hash(asked)}
 
 
 def _teacher(config: TrainConfig) -> dict[str, str | list[str]]:
