@@ -204,7 +204,7 @@ class SegmentForceCalculator(Calculator):
         self._propagator = learned_or_given(self._maker, state.molecule, **self._options)
         shortest = self._propagator.frame_interval_fs
         if isinstance(self._propagator, LearnedPropagator):
-            # Frames in between come from a polynomial with the right acceleration at its start.
+            # Frames in between come from a polynomial that is right down to the shortest times.
             shortest /= 8.0
         self.turn = self._stiffest(state, shortest) * self.span_fs
         if self.turn > STABLE_TURN:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from egno_md.models.compiled_gradient import CompiledGradient
-from egno_md.models.frame_interpolation import interpolate, steps_to_cover
+from egno_md.models.frame_interpolation import path_at_times
 from egno_md.models.pair_classes import PairClass, PairGraph
 from egno_md.units import ACCELERATION_PER_FORCE
 
@@ -371,7 +371,7 @@ class HamiltonianEGNO(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the state at any times: exact at 0, the map's own at multiples of its step.
 
-        In between, see `frame_interpolation`; accelerations are those of `acceleration`.
+        In between, see `frame_interpolation`.
 
         Args:
             positions: `(n_replicas, n_atoms, 3)`, Å.
@@ -385,10 +385,10 @@ class HamiltonianEGNO(nn.Module):
         Raises:
             ValueError: if there are no times, or one is negative or not finite.
         """
-        n_steps = steps_to_cover(times_fs, self.step_fs)
-        x, v = self.advance(positions, velocities, graph, n_steps)
-        xs = torch.cat((positions[:, None], x), 1)
-        vs = torch.cat((velocities[:, None], v), 1)
-        return interpolate(
-            times_fs, self.step_fs, xs, vs, lambda frame: self.acceleration(xs[:, frame], graph)
+        return path_at_times(
+            times_fs,
+            self.step_fs,
+            positions,
+            velocities,
+            lambda x, v, n_steps: self.advance(x, v, graph, n_steps),
         )

@@ -13,7 +13,7 @@ from egno_md.bonds import bond_graph_distance
 from egno_md.bundle import Bundle, build_model, load_bundle
 from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.models.compiled_segment import Compiling
-from egno_md.models.frame_interpolation import interpolate, steps_to_cover
+from egno_md.models.frame_interpolation import path_at_times
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import PairGraph, element_rows, pair_graph
 from egno_md.propagators.learned_frames import AllPairsFrames, Frames, NearFrames
@@ -186,9 +186,9 @@ class LearnedPropagator:
         count = self._n_frames if n_frames is None else n_frames
         if count < 1:
             raise ValueError(f"n_frames is {count}; ask for at least one frame")
-        frames = self._frames(state, count)
+        x, v = self._frames(state, count)
         times_fs = self.frame_interval_fs * torch.arange(1, count + 1, dtype=torch.float64)
-        return self._segment(state, times_fs, frames.positions[:, 1:], frames.velocities[:, 1:])
+        return self._segment(state, times_fs, x[:, 1:], v[:, 1:])
 
     def at_times(self, state: State, times_fs: Sequence[float] | Tensor) -> Segment:
         """Return frames at any times, those of `advance` at multiples of the network's step.
@@ -204,17 +204,15 @@ class LearnedPropagator:
             ValueError: if the times do not increase from above zero, or as `advance` does.
         """
         times = torch.as_tensor(times_fs, dtype=torch.float64).cpu()
-        n_steps = steps_to_cover(times, self.model.step_fs)
         if not bool((torch.diff(times, prepend=times.new_zeros(1)) > 0).all()):
             raise ValueError(f"times must increase from above 0 fs, got {times.tolist()}")
-        frames = self._frames(state, n_steps)
-        x, v = interpolate(
-            times,
-            self.model.step_fs,
-            frames.positions,
-            frames.velocities,
-            lambda frame: frames.acceleration(self.model, frame),
-        )
+
+        def advance(positions: Tensor, velocities: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
+            here = state.with_(positions=positions, velocities=velocities)
+            x, v = self._frames(here, n_steps)
+            return x[:, 1:], v[:, 1:]
+
+        x, v = path_at_times(times, self.model.step_fs, state.positions, state.velocities, advance)
         return self._segment(state, times, x, v)
 
     def _frames(self, state: State, n_steps: int) -> Frames:

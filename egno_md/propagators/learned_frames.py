@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -17,28 +15,9 @@ from egno_md.state import State
 _THICKEST = 4.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Frames:
-    """Frames of a map, the start first.
-
-    Attributes:
-        positions: `(n_replicas, n_frames, n_atoms, 3)`, Å, not wrapped.
-        velocities: same shape, Å/fs.
-        graphs: for every frame, pairs that are right there.
-        offsets: `(n_replicas, n_atoms, 3)`, Å, from where the graphs take the atoms to be to
-            where they are.
-    """
-
-    positions: Tensor
-    velocities: Tensor
-    graphs: tuple[PairGraph, ...]
-    offsets: Tensor
-
-    def acceleration(self, model: HamiltonianEGNO, frame: int) -> Tensor:
-        """Return the acceleration at a frame, `(n_replicas, n_atoms, 3)`, Å/fs^2."""
-        x, graph = self.positions[:, frame] - self.offsets, self.graphs[frame]
-        given = x if graph.shifts is None else x.reshape(1, -1, 3)
-        return model.acceleration(given, graph).reshape(x.shape)
+#: Positions and velocities of frames, the start first, `(n_replicas, n_frames, n_atoms, 3)`, Å,
+#: not wrapped, and Å/fs.
+Frames = tuple[Tensor, Tensor]
 
 
 class AllPairsFrames:
@@ -54,7 +33,6 @@ class AllPairsFrames:
             graph: all pairs of the molecule, on the network's device.
             compiling: how to compile; None: not at all.
         """
-        self.graph = graph
         self._map = SegmentMap(model, graph, compiling)
 
     def __call__(self, state: State, n_steps: int) -> Frames:
@@ -67,8 +45,7 @@ class AllPairsFrames:
         Raises:
             RuntimeError: if compiling fails and is strict.
         """
-        x, v = self._map.advance(state.positions, state.velocities, n_steps)
-        return Frames(x, v, (self.graph,) * (n_steps + 1), torch.zeros_like(state.positions))
+        return self._map.advance(state.positions, state.velocities, n_steps)
 
 
 class NearFrames:
@@ -110,12 +87,9 @@ class NearFrames:
         offsets = _whole_cells(state)
         xs, vs = [state.positions - offsets], [state.velocities]
         right_until = torch.full((state.n_replicas,), n_steps + 1, device=xs[0].device)
-        graphs: list[PairGraph] = []
         skin_A = self.skin_A
         while len(xs) <= n_steps:
             graph = self._graph(state, xs[-1], skin_A)
-            # The new pairs are right where they were looked up, too.
-            graphs[-1:] = [graph]
             lost = right_until <= n_steps
             left = n_steps + 1 - len(xs)
             x, v, strayed = self._valid_frames(xs[-1], vs[-1], graph, left, lost, 0.5 * skin_A)
@@ -127,14 +101,12 @@ class NearFrames:
             skin_A = self.skin_A
             if bool((right_until <= n_steps).all()):
                 x, v = ([frames[-1]] * left for frames in (xs, vs))
-            xs, vs, graphs = xs + x, vs + v, graphs + [graph] * len(x)
+            xs, vs = xs + x, vs + v
         frame = torch.arange(n_steps + 1, device=right_until.device)
         wrong = (frame >= right_until[:, None])[..., None, None]
-        return Frames(
+        return (
             (torch.stack(xs, 1) + offsets[:, None]).masked_fill(wrong, float("nan")),
             torch.stack(vs, 1).masked_fill(wrong, float("nan")),
-            tuple(graphs),
-            offsets,
         )
 
     def _graph(self, state: State, positions: Tensor, skin_A: float) -> PairGraph:

@@ -4,57 +4,77 @@ import pytest
 import torch
 from torch import Tensor
 
-from egno_md.models.frame_interpolation import hermite_weights, interpolate, steps_to_cover
+from egno_md.models.frame_interpolation import (
+    REACH,
+    hermite_weights,
+    path_at_times,
+    steps_to_cover,
+)
 
 STEP_FS = 4.0
 
 
-def oscillation(period_fs: float, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Position, velocity and acceleration `(1, n, 1, 3)` of something that swings along x."""
+def swing(period_fs: float, x: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact positions and velocities of oscillators after some times, `(n, n_times, ...)`."""
     w = 2 * math.pi / period_fs
-    along = torch.tensor([1.0, 0, 0], dtype=torch.float64)
-    parts = (torch.cos(w * times), -w * torch.sin(w * times), -w * w * torch.cos(w * times))
-    x, v, a = (part[None, :, None, None] * along for part in parts)
-    return x, v, a
+    c, s = (f(w * t)[None, :, None, None] for f in (torch.cos, torch.sin))
+    return c * x[:, None] + s / w * v[:, None], c * v[:, None] - w * s * x[:, None]
 
 
-def grid(n: int) -> Tensor:
-    return STEP_FS * torch.arange(n, dtype=torch.float64)
+def start() -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn((2, 3, 3), generator=draw, dtype=torch.float64)
+    return x, 0.3 * torch.randn((2, 3, 3), generator=draw, dtype=torch.float64)
 
 
-def test_weights_reproduce_polynomials_of_fifth_degree() -> None:
+def test_weights_reproduce_polynomials_of_eleventh_degree() -> None:
     s = torch.tensor([0.0, 0.2, 0.7, 1.0], dtype=torch.float64)
+    nodes = torch.arange(-2.0, 4.0, dtype=torch.float64)
     at, slope = hermite_weights(s)
-    for n in range(6):
-        given = [0.0**n, float(n == 1), 2.0 * (n == 2), 1.0, float(n), float(n * (n - 1))]
-        known = torch.tensor(given, dtype=torch.float64)
-        torch.testing.assert_close(at @ known, s**n, rtol=0, atol=1e-14)
-        torch.testing.assert_close(slope @ known, n * s ** max(n - 1, 0), rtol=0, atol=1e-14)
-    assert at[0].tolist() == [1, 0, 0, 0, 0, 0]
-    assert at[3].tolist() == [0, 0, 0, 1, 0, 0]
+    for n in range(12):
+        known = torch.cat([nodes**n, n * nodes ** max(n - 1, 0)])
+        torch.testing.assert_close(at @ known, s**n, rtol=0, atol=1e-10)
+        torch.testing.assert_close(slope @ known, n * s ** max(n - 1, 0), rtol=0, atol=1e-10)
+    for row, node in ((0, 2), (3, 3)):
+        assert at[row].tolist() == [float(k == node) for k in range(12)]
+        there = [float(k == node + 6) for k in range(12)]
+        assert slope[row].tolist() == pytest.approx(there, abs=1e-15)
 
 
-@pytest.mark.parametrize("period_fs", [20.0, 40.0])
-def test_error_falls_with_the_sixth_power(period_fs: float) -> None:
-    x, v, a = oscillation(period_fs, grid(4))
-    times = torch.tensor([1.0, 2.0, 6.0, 11.5], dtype=torch.float64)
-    path, speed = interpolate(times, STEP_FS, x, v, lambda k: a[:, k])
-    true_x, true_v, _ = oscillation(period_fs, times)
-    share = (2 * math.pi * STEP_FS / period_fs) ** 6 / 46080
-    assert (path - true_x).abs().max().item() < share
-    assert (speed - true_v).abs().max().item() < 2 * share
-
-
-def test_accelerations_are_asked_for_only_where_needed() -> None:
-    x, v, a = oscillation(20.0, grid(5))
+@pytest.mark.parametrize(("period_fs", "error"), [(12.0, 2e-4), (40.0, 1e-9)])
+def test_a_fast_vibration_is_followed_between_frames(period_fs: float, error: float) -> None:
+    x, v = start()
+    times = torch.tensor([0.0, 0.3, 2.0, 4.0, 6.0, 11.5], dtype=torch.float64)
     asked = []
 
-    def acceleration(frame: int) -> Tensor:
-        asked.append(frame)
-        return a[:, frame]
+    def advance(x: Tensor, v: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
+        asked.append(n_steps)
+        return swing(period_fs, x, v, STEP_FS * torch.arange(1.0, n_steps + 1).double())
 
-    interpolate(torch.tensor([4.0, 9.0, 16.0]).double(), STEP_FS, x, v, acceleration)
-    assert asked == [2, 3]
+    path, speed = path_at_times(times, STEP_FS, x, v, advance)
+    true_x, true_v = swing(period_fs, x, v, times)
+    w = 2 * math.pi / period_fs
+    size = (x**2 + (v / w) ** 2).sqrt().max().item()
+    assert (path - true_x).abs().max().item() < error * size
+    assert (speed - true_v).abs().max().item() < 3 * error * w * size
+    assert torch.equal(path[:, 0], x)
+    assert torch.equal(speed[:, 0], v)
+    assert asked == [3 + REACH, REACH]
+    path_at_times(torch.tensor([4.0, 8.0, 0.0]).double(), STEP_FS, x, v, advance)
+    assert asked[2:] == [2]  # frames of the map need nothing else
+
+
+def test_a_path_that_is_lost_on_the_way_is_right_before() -> None:
+    x, v = start()
+
+    def advance(x: Tensor, v: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
+        path, speed = swing(40.0, x, v, STEP_FS * torch.arange(1.0, n_steps + 1).double())
+        path[0, 3:] = math.nan
+        return path, speed
+
+    path, _ = path_at_times(torch.tensor([0.5, 4.0, 12.0, 16.0]).double(), STEP_FS, x, v, advance)
+    lost = path.isnan().flatten(2).any(-1)
+    assert lost.tolist() == [[False, False, False, True], [False] * 4]
 
 
 def test_steps_cover_the_last_time() -> None:
