@@ -24,6 +24,9 @@ from egno_md.trajectories.vibrations import window_frames
 #: Time step of the classical dynamics.
 TIMESTEP_FS = 0.5
 
+#: Time step inside the windows of segment errors, where a quarter of the error of 0.5 fs counts.
+WINDOW_TIMESTEP_FS = 0.25
+
 #: Frames that bins are centred on and that say how long a bond is.
 _PROBE_FRAMES = 25
 

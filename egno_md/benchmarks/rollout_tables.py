@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from egno_md.benchmarks.rollout_measures import Heating, Record
-from egno_md.benchmarks.rollout_reference import TIMESTEP_FS, RolloutPlan
+from egno_md.benchmarks.rollout_reference import TIMESTEP_FS, WINDOW_TIMESTEP_FS, RolloutPlan
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.state import Molecule
 from egno_md.trajectories.comparison import Comparison, Difference
@@ -235,9 +235,10 @@ def _segments(results: Sequence[RolloutResult], plan: RolloutPlan) -> Table:
     table = Table(
         "rollout-segments",
         f"Chained segments against {plan.n_windows} fresh windows of the true potential at "
-        f"constant energy ({TIMESTEP_FS:g} fs steps): root mean square error of positions over "
-        "that of the displacement, of velocities over that of their change, and the mean error of "
-        "the kinetic energy ± its standard error. At the network's first frame from each time on.",
+        f"constant energy ({WINDOW_TIMESTEP_FS:g} fs steps): root mean square error of positions "
+        "over that of the displacement, of velocities over that of their change, and the mean error "
+        "of the kinetic energy ± its standard error. At the network's first frame from each time "
+        "on.",
         (
             "bundle",
             "T, K",

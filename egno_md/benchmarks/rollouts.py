@@ -13,7 +13,11 @@ from torch import Tensor
 
 from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.rollout_measures import Heating, Record, heating, roll
-from egno_md.benchmarks.rollout_reference import RolloutPlan, reference_record
+from egno_md.benchmarks.rollout_reference import (
+    WINDOW_TIMESTEP_FS,
+    RolloutPlan,
+    reference_record,
+)
 from egno_md.benchmarks.rollout_subject import Subject, egno_bundles, open_subjects
 from egno_md.benchmarks.rollout_tables import RolloutResult, tables_of
 from egno_md.benchmarks.segment_errors import segment_errors
@@ -184,6 +188,7 @@ class _Bench:
             math.ceil(_HORIZON_FS / step - 1e-6) * step,
             step,
             (kelvin,),
+            timestep_fs=WINDOW_TIMESTEP_FS,
             # Far from the seeds that training draws its windows with.
             sampling=Sampling(
                 n_replicas=min(32, plan.n_windows),

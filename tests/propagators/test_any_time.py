@@ -31,7 +31,7 @@ def windows():
     # From rest half the kinetic energy goes into the springs.
     v = maxwell_boltzmann(rest.molecule, N_WINDOWS, 600.0, generator)
     start = State(rest.molecule, rest.positions.repeat(N_WINDOWS, 1, 1), v)
-    verlet = VelocityVerlet(potential, timestep_fs=0.5, frame_interval_fs=1.0, n_frames=16)
+    verlet = VelocityVerlet(potential, timestep_fs=0.25, frame_interval_fs=1.0, n_frames=16)
     start = verlet.advance(start, 60).last.with_(time_fs=0.0)
     return start, verlet.advance(start)
 
