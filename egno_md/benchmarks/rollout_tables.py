@@ -236,9 +236,9 @@ def _segments(results: Sequence[RolloutResult], plan: RolloutPlan) -> Table:
         "rollout-segments",
         f"Chained segments against {plan.n_windows} fresh windows of the true potential at "
         f"constant energy ({WINDOW_TIMESTEP_FS:g} fs steps): root mean square error of positions "
-        "over that of the displacement, of velocities over that of their change, and the mean error "
-        "of the kinetic energy ± its standard error. At the network's first frame from each time "
-        "on.",
+        "over that of the displacement, of velocities over that of their change, and the mean "
+        "error of the kinetic energy ± its standard error. At the network's first frame from each "
+        "time on.",
         (
             "bundle",
             "T, K",
