@@ -19,8 +19,9 @@ unexport PYTHONHOME
 demo: $(VENV)/.installed
 	$(BIN)/egno-md run --example ethanol $(if $(wildcard out/trajectory.zarr),--resume)
 
+# Two processes; a file's tests share what they make, so they stay together.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The long ones, minutes: the demo's promises, more kills and bit flips, the wheel's content.
 test-slow: $(VENV)/.installed-test
