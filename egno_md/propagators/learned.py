@@ -210,7 +210,7 @@ class LearnedPropagator:
         def advance(positions: Tensor, velocities: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
             here = state.with_(positions=positions, velocities=velocities)
             x, v = self._frames(here, n_steps)
-            return x[:, 1:], v[:, 1:]
+            return x[:, 1:].to(positions.device), v[:, 1:].to(positions.device)
 
         x, v = path_at_times(times, self.model.step_fs, state.positions, state.velocities, advance)
         return self._segment(state, times, x, v)

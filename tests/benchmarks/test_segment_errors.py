@@ -25,7 +25,7 @@ def windows():
 
 
 def test_the_truth_has_no_error(windows):
-    found = segment_errors(VelocityVerlet(Springs(), 0.5, 4.0, 2), Springs(), windows)
+    found = segment_errors(VelocityVerlet(Springs(), 0.25, 4.0, 2), Springs(), windows)
     assert max(found[f"{kind}_error_{t}fs"] for kind in "xv" for t in (4, 8)) < 1e-10
     # Velocity Verlet's own: the energy it keeps is not quite the true one.
     assert 0.0 < found["energy_meV_8fs"] < 5.0

@@ -66,7 +66,7 @@ def test_windows_are_the_dynamics_at_constant_energy():
     potential = Spring()
     windows = sample_windows(potential, start(), 6, 8.0, 2.0, [300.0], sampling=QUICK)
     assert windows.times_fs.tolist() == [2.0, 4.0, 6.0, 8.0]
-    follow = VelocityVerlet(potential, timestep_fs=0.5, frame_interval_fs=2.0, n_frames=4)
+    follow = VelocityVerlet(potential, timestep_fs=0.25, frame_interval_fs=2.0, n_frames=4)
     segment = follow.advance(windows.starts())
     torch.testing.assert_close(segment.positions, windows.positions, rtol=0, atol=1e-12)
     torch.testing.assert_close(segment.velocities, windows.velocities, rtol=0, atol=1e-12)
