@@ -83,6 +83,20 @@ def temperature_figure(times_ps: Tensor, temperature: Tensor, target_K: float | 
         return as_svg(drawing, "temperature", "Kinetic temperature over time.")
 
 
+def shared_frames(known: Tensor) -> Tensor:
+    """Frames whose mean over replicas is worth drawing: at least half as many as there ever are.
+
+    Args:
+        known: `(n_replicas, n_frames)` bool, where there is an energy.
+
+    Returns:
+        `(n_frames,)` bool; a frame of one replica alone, say after a rejection, is none of them.
+    """
+    count = known.sum(0)
+    most = count.max() if len(count) else 0
+    return (count > 0) & (2 * count >= most)
+
+
 def energy_figure(times_ps: Tensor, potential: Tensor, kinetic: Tensor, n_atoms: int) -> str:
     """Energies over time, means over the replicas, from their first values, per atom.
 
@@ -93,7 +107,7 @@ def energy_figure(times_ps: Tensor, potential: Tensor, kinetic: Tensor, n_atoms:
         n_atoms: atoms of one replica.
     """
     known = torch.isfinite(potential)
-    used = known.any(0)
+    used = shared_frames(known)
     scale = 1000.0 / n_atoms
     with figure(2.5) as drawing:
         axes = drawing.add_subplot()

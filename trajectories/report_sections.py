@@ -219,7 +219,8 @@ def _energy_caption(record: RunRecord) -> str:
         )
     text = (
         "Mean of the replicas, each from its own mean. Potential and total energy are from the "
-        f"{share:.1%} of the frames whose potential energy was evaluated."
+        f"{share:.1%} of the frames whose potential energy was evaluated, without times at which "
+        "that was done for few replicas."
     )
     if record.target_K is None:
         drift = energy_drift(record)
