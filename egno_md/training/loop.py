@@ -223,6 +223,8 @@ class _Fit(Generic[BatchT]):
         settings, progress = self.settings, self.progress
         sums: dict[str, float] = {}
         count, note = 0, ""
+        if progress.best_step > 0 and progress.step < settings.steps and self.over_budget():
+            return "cpu_minutes"  # it was when this was stopped, too
         while progress.step < settings.steps:
             for name, value in self.step().items():
                 sums[name] = sums.get(name, 0.0) + value

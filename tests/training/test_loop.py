@@ -169,6 +169,8 @@ def test_budget_stops_early_with_a_checkpoint(tmp_path):
     budget = settings(cpu_minutes=1e-9)
     result = fit(make_model(), sample_batch, loss, validate, budget, tmp_path)
     assert (result.stopped_by, result.steps) == ("cpu_minutes", 1)
+    again = fit(make_model(), sample_batch, loss, validate, budget, tmp_path, resume=True)
+    assert (again.stopped_by, again.steps) == ("cpu_minutes", 1)  # used up is used up
     whole, resumed = make_model(), make_model(seed=2)
     fit(resumed, sample_batch, loss, validate, settings(), tmp_path, resume=True)
     fit(whole, sample_batch, loss, validate, settings(), tmp_path / "whole")
