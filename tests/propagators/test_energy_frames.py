@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from egno_md.propagators.energy_frames import REMEMBERED, Watchfulness
+from egno_md.config import RunConfig
+from egno_md.propagators.energy_frames import REMEMBERED, EnergyFrames, Watchfulness
 
 GOOD, BAD = torch.ones(16, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
 
@@ -54,3 +57,9 @@ def test_wrong_input_is_refused() -> None:
         Watchfulness("auto").restore({})
     with pytest.raises(ValueError, match=r"of shape \(2, 2\)"):
         Watchfulness("auto").restore({"verdicts": torch.ones((2, 2), dtype=torch.bool)})
+
+
+def test_a_run_may_ask_for_the_same() -> None:
+    asked = RunConfig.model_fields["energy_frames"]
+    assert get_args(asked.annotation) == get_args(EnergyFrames)
+    assert asked.default == "auto"
