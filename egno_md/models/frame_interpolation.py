@@ -3,7 +3,7 @@
 Between two frames the path is the polynomial of eleventh degree that has the positions and the
 velocities of these two, of the two before and of the two after (Hermite). The map itself gives
 them: it goes two steps further, and from the start two steps back. For a vibration that turns by
-2 rad in a step the path is then right to 1e-4 of its amplitude, without knowing a force. It goes
+2 rad in a step the path is then right to 2e-4 of its amplitude, without knowing a force. It goes
 through the frames exactly and joins them with continuous velocities. It is linear in what it is
 given, so it turns and shifts with it, and where momentum is conserved, so it is in between.
 Angular momentum, which is quadratic, is exact at the frames only.
