@@ -41,6 +41,12 @@ _TORN: Final = 1.6
 #: A hydrogen further than this from every heavy atom has left the molecule.
 _LOST_A: Final = 2.0
 
+#: Batches of further trajectories that take the place of those in which a bond broke.
+_SPARE_BATCHES: Final = 3
+
+#: Between the seeds of two batches.
+_SEED_STRIDE: Final = 1_000_003
+
 
 def training_geometry(path: str | PathLike[str]) -> State:
     """Rebuild the training geometry of lowest energy of an sGDML model.
@@ -134,9 +140,14 @@ class Replicas:
             )
 
     @property
+    def counts(self) -> tuple[int, int, int]:
+        """Trajectories of each split."""
+        return (self.training, self.validation, self.test)
+
+    @property
     def total(self) -> int:
         """All trajectories."""
-        return self.training + self.validation + self.test
+        return sum(self.counts)
 
 
 def sample_position_windows(
@@ -153,7 +164,8 @@ def sample_position_windows(
 
     Every replica is brought to temperature, loses drift and rotation, as the trajectories of
     MD17 have none, and goes on at constant energy in steps of 0.5 fs. Starts of a split are
-    drawn without repetition from its own replicas; those in which a bond broke are left out.
+    drawn without repetition from its own replicas; those in which a bond broke are left out,
+    and where too few are left further ones are made.
 
     Args:
         potential: moves the molecule.
@@ -183,25 +195,67 @@ def sample_position_windows(
         "start": [round(x, 6) for x in start.positions.flatten().tolist()],
         "how": asdict(how),
     }
-    made = remember(cache, "replicas", config, lambda: _trajectories(potential, start, how))
-    whole = _whole(start, made["positions"])
+
+    def trajectories(n: int, batch: int) -> dict[str, Tensor]:
+        key = config | ({"spares": [n, batch]} if batch else {})
+        seed = how.seed + _SEED_STRIDE * batch
+        return remember(
+            cache, "replicas", key, lambda: _trajectories(potential, start, how, n, seed)
+        )
+
+    made = trajectories(how.total, 0)
+    n_after = n_points * stride // every
+    usable = made["positions"].shape[1] - n_after
+    replicas = _whole_of_splits(start, made, how)
+    for batch in range(1, _SPARE_BATCHES + 1):
+        needed = [-(-n_starts[part] // max(usable, 1)) for part in n_starts]
+        lacking = [
+            max(0, min(n, count) - len(mine))
+            for n, count, mine in zip(needed, how.counts, replicas, strict=True)
+        ]
+        if usable < 1 or not any(lacking):
+            break
+        made, replicas = _with_spares(
+            start, made, replicas, lacking, trajectories(2 * sum(lacking), batch)
+        )
     source = f"{type(potential).__name__} at {how.temperature_K:g} K"
-    windows, first = {}, 0
-    for k, (part, count) in enumerate(
-        zip(n_starts, (how.training, how.validation, how.test), strict=True)
-    ):
-        mine = first + whole[first : first + count].nonzero()[:, 0]
+    windows = {}
+    for k, (part, mine) in enumerate(zip(n_starts, replicas, strict=True)):
         generator = torch.Generator().manual_seed(1000 * how.seed + k)
-        places = _starts(made, mine, n_starts[part], n_points * stride // every, generator, part)
+        places = _starts(made, mine, n_starts[part], n_after, generator, part)
         windows[part] = _cut(start.molecule, made, places, n_points, stride, every, source)
-        first += count
     return windows
 
 
-def _trajectories(potential: Potential, start: State, how: Replicas) -> dict[str, Tensor]:
-    """Frames at the multiples of the start interval, and the steps that follow each."""
-    generator = torch.Generator().manual_seed(how.seed)
-    n, molecule = how.total, start.molecule
+def _whole_of_splits(start: State, made: dict[str, Tensor], how: Replicas) -> list[Tensor]:
+    """Whole replicas of the training, validation and test split."""
+    whole = _whole(start, made["positions"])
+    parts = torch.split(torch.arange(how.total), list(how.counts))
+    return [mine[whole[mine]] for mine in parts]
+
+
+def _with_spares(
+    start: State,
+    made: dict[str, Tensor],
+    replicas: list[Tensor],
+    lacking: list[int],
+    spares: dict[str, Tensor],
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Add a batch of trajectories and give each split as many whole ones as it lacks."""
+    whole = len(made["positions"]) + _whole(start, spares["positions"]).nonzero()[:, 0]
+    grown, first = [], 0
+    for mine, n in zip(replicas, lacking, strict=True):
+        grown.append(torch.cat([mine, whole[first : first + n]]))
+        first += n
+    return {name: torch.cat([made[name], spares[name]]) for name in made}, grown
+
+
+def _trajectories(
+    potential: Potential, start: State, how: Replicas, n: int, seed: int
+) -> dict[str, Tensor]:
+    """Frames of `n` replicas at multiples of the start interval, and the steps that follow."""
+    generator = torch.Generator().manual_seed(seed)
+    molecule = start.molecule
     x = start.positions[:1].to(torch.float64).expand(n, -1, -1).contiguous()
     state = State(molecule, x, maxwell_boltzmann(molecule, n, how.temperature_K, generator))
     bath = Langevin(potential, 1.0, 1.0, 50, how.temperature_K, how.friction_per_ps, generator)

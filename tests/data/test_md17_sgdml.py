@@ -130,22 +130,42 @@ def test_same_seed_same_bits_and_the_cache_is_used(made, tmp_path):
 def test_too_few_starts_are_refused():
     with pytest.raises(ValueError, match=r"2 whole replicas with 8 starts each .* 50 train"):
         sample_position_windows(
-            Springs(), water(), QUICK, n_starts={"train": 50}, n_points=3, stride=16
+            Springs(), water(), QUICK, n_starts=STARTS | {"train": 50}, n_points=3, stride=16
         )
     with pytest.raises(ValueError, match="stride 6 is not a multiple of the 4 frames"):
         sample_position_windows(Springs(), water(), QUICK, n_points=3, stride=6)
 
 
-def test_replicas_that_lose_a_hydrogen_are_left_out():
-    class Repelling(Springs):
-        def evaluate(self, state):
-            found = super().evaluate(state)
-            away = torch.zeros_like(found.forces)
-            away[0, 1, 0] = 60.0  # the first replica only
-            return EnergyForces(found.energy, found.forces + away)
+class Repelling(Springs):
+    """Springs that tear a hydrogen off some replicas."""
 
-    with pytest.raises(ValueError, match=r"1 whole replicas .* train"):
-        windows(Repelling(), how=replace(QUICK, length_fs=20.0))
+    def __init__(self, torn):
+        super().__init__()
+        self.torn = torn
+
+    def evaluate(self, state):
+        found = super().evaluate(state)
+        away = torch.zeros_like(found.forces)
+        away[self.torn, 1, 0] = 60.0
+        return EnergyForces(found.energy, found.forces + away)
+
+
+def test_replicas_that_lose_a_hydrogen_are_replaced(tmp_path):
+    how = replace(QUICK, length_fs=20.0)
+    found = windows(Repelling(0), how=how, cache=tmp_path)
+    assert {part: len(w.positions0) for part, w in found.items()} == STARTS
+    for w in found.values():
+        every = torch.cat([w.positions0, w.positions.flatten(0, 1)])
+        assert float((every[:, 0] - every[:, 1]).norm(dim=-1).max()) < 2.0
+    # The training split lost one replica; its place was taken by one of a batch of its own.
+    assert len(list(tmp_path.iterdir())) == 2
+    again = windows(Repelling(0), how=how, cache=tmp_path)
+    assert all(found[part].sha256() == again[part].sha256() for part in found)
+
+
+def test_a_molecule_that_always_breaks_is_refused():
+    with pytest.raises(ValueError, match=r"0 whole replicas .* train"):
+        windows(Repelling(slice(None)), how=replace(QUICK, length_fs=20.0))
 
 
 @pytest.mark.parametrize(
