@@ -73,7 +73,7 @@ class ForceEvaluation:
         rows = np.asarray(plan.rows, dtype="<i4").tobytes()
         return _made_again, (
             type(self),
-            (source.place, source.sha256, source.device, source.dtype),
+            (source.place, source.sha256, source.device, source.dtype, source.compile),
             zlib.compress(bytes(plan.numbers)),
             plan.periodic,
             plan.scale,
@@ -237,7 +237,7 @@ def _moved(state: State, x: Tensor) -> State:
 
 def _made_again(
     kind: type[ForceEvaluation],
-    source: tuple[str, str, str, str | None],
+    source: tuple[str, str, str, str | None, bool],
     numbers: bytes,
     periodic: bool,
     scale: str,

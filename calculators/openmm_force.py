@@ -45,6 +45,7 @@ def openmm_force(
     scale: str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    compile: bool = False,
 ) -> openmm.Force:
     """Make a force to add to a System: `system.addForce(openmm_force("ethanol-escn", topology))`.
 
@@ -60,6 +61,8 @@ def openmm_force(
         scale: name of a global parameter, 1 by default, that multiplies energy and forces.
         device: where the model computes; None: CUDA where there is a device, else the CPU.
         dtype: float32 or float64; None: the bundle's own.
+        compile: compile a bundle's network at the first evaluation, which takes up to two minutes
+            and pays in long runs of up to some hundred atoms.
 
     Returns:
         The force, in group 0, its periodic flag set.
@@ -67,14 +70,16 @@ def openmm_force(
     Raises:
         FileNotFoundError: if there is no such bundle.
         ValueError: for a bundle of another kind, atoms that are not there, elements the model
-            does not know, or a backend that does not exist.
+            does not know, or a backend that does not exist or cannot be compiled.
         ImportError: if a backend needs openmm-torch and it cannot be imported, saying why.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if compile and backend == "torchscript":
+        raise ValueError("backend torchscript makes code of its own; leave compile out")
     numbers, boxed = _particles(topology_or_numbers)
     particles = _chosen(numbers, atoms)
-    shared = open_shared(bundle, device, dtype)
+    shared = open_shared(bundle, device, dtype, compile)
     _check_model(shared, [numbers[i] for i in particles], particles)
     whole = len(particles) == len(numbers) and particles == list(range(len(numbers)))
     plan = ForcePlan(

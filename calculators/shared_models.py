@@ -37,12 +37,14 @@ class ModelSource:
             random mark that only this process knows.
         device: as torch names it; "auto": CUDA where there is a device, else the CPU.
         dtype: float32 or float64; None: the bundle's own.
+        compile: whether it is compiled at its first evaluation.
     """
 
     place: str
     sha256: str
     device: str = "auto"
     dtype: str | None = None
+    compile: bool = False
 
     @property
     def torch_device(self) -> torch.device:
@@ -77,6 +79,7 @@ def open_shared(
     model: str | PathLike[str] | Bundle | Potential,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    compile: bool = False,
 ) -> SharedPotential:
     """Load a potential, or find the copy that is in memory.
 
@@ -84,11 +87,12 @@ def open_shared(
         model: name or path of an eSCN bundle, a bundle that was read, or any potential.
         device: where to compute; None: CUDA where there is a device, else the CPU.
         dtype: float32 or float64; None: the bundle's own.
+        compile: whether a bundle's network is compiled at its first evaluation.
 
     Raises:
         FileNotFoundError: if there is no such bundle.
         ValueError: if it is damaged, of another kind, changed on disk since it was read, or if
-            a device or dtype is given for a potential that has its own.
+            an option is given for a potential that has its own.
     """
     if isinstance(model, str | PathLike | Bundle):
         folder = find_bundle(model.path if isinstance(model, Bundle) else model)
@@ -96,11 +100,11 @@ def open_shared(
         if isinstance(model, Bundle) and load_bundle(folder).card != model.card:
             raise ValueError(f"bundle {model.name} has changed on disk since it was read: {folder}")
         return find_shared(
-            ModelSource(_place(folder), digest, _device_name(device), _dtype_name(dtype))
+            ModelSource(_place(folder), digest, _device_name(device), _dtype_name(dtype), compile)
         )
-    if device is not None or dtype is not None:
+    if device is not None or dtype is not None or compile:
         raise ValueError(
-            f"device={device} and dtype={dtype} are for bundles; "
+            f"device={device}, dtype={dtype} and compile={compile} are for bundles; "
             f"a {type(model).__name__} that is already made has its own"
         )
     home = str(getattr(model, "device", "cpu"))
@@ -134,7 +138,9 @@ def find_shared(source: ModelSource) -> SharedPotential:
         )
     dtype = None if source.dtype is None else _DTYPES[source.dtype]
     # The card names the hash of the weights, which is compared when they are read.
-    potential = load_potential(folder, device=source.torch_device, dtype=dtype)
+    potential = load_potential(
+        folder, device=source.torch_device, dtype=dtype, compile=source.compile
+    )
     return _remember(source, potential)
 
 

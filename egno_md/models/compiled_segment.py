@@ -41,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 _Stage = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 #: Weights and pairs become constants, and no Python stands between the compiled loops.
-_OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
+COMPILER_OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
     "freezing": True,
     "cpp_wrapper": True,
 }
@@ -49,7 +49,7 @@ _OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
 # What guards would watch is watched here: weights, number types, shapes, devices, strides.
 _NO_GUARDS = getattr(torch.compiler, "skip_all_guards_unsafe", None)
 if _NO_GUARDS is not None:
-    _OPTIONS["guard_filter_fn"] = _NO_GUARDS
+    COMPILER_OPTIONS["guard_filter_fn"] = _NO_GUARDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class SegmentMap:
         if self.compiling is None or self.failure is not None:
             return None
         backend = self.compiling.backend
-        options = dict(_OPTIONS) if backend == "inductor" else None
+        options = dict(COMPILER_OPTIONS) if backend == "inductor" else None
         example = self._at_rest(x)
         try:
             with warnings.catch_warnings():

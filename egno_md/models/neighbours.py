@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 #: Closer than this two atoms are the same place, and no direction between them exists.
 COINCIDENT_A = 1e-3
@@ -175,3 +175,32 @@ def _lexicographic(pairs: Tensor, images: Tensor, n_atoms: int) -> Tensor:
     for axis in range(3):
         key = key * (int(cells[:, axis].max()) + 1) + cells[:, axis]
     return torch.argsort(key)
+
+
+def filled_edges(
+    edge_index: Tensor, shifts: Tensor, n_edges: int, away_A: float
+) -> tuple[Tensor, Tensor]:
+    """Add edges from the first atom to an image of itself far away, up to a number of edges.
+
+    Beyond the cutoff they change nothing, and all graphs of that many edges have one shape.
+
+    Args:
+        edge_index: `(2, k)` int64.
+        shifts: `(k, 3)`, Å.
+        n_edges: edges wanted.
+        away_A: how far away, Å; farther than the cutoff.
+
+    Returns:
+        `(2, n_edges)` and `(n_edges, 3)`.
+
+    Raises:
+        ValueError: if there are more edges already.
+    """
+    missing = n_edges - edge_index.shape[1]
+    if missing < 0:
+        raise ValueError(f"{edge_index.shape[1]} edges cannot be filled up to {n_edges}")
+    away = shifts.new_tensor([[0.0, away_A, 0.0]])
+    return (
+        nn.functional.pad(edge_index, (0, missing)),
+        torch.cat((shifts, away.expand(missing, 3))),
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
+from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn import ESCN
 from egno_md.models.nearest_neighbours import keep_nearest
 from egno_md.models.neighbours import find_neighbours
@@ -133,6 +134,7 @@ def load_potential(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    compile: bool | Compiling = False,
 ) -> ESCNPotential | DirectForcePotential:
     """Make the potential of any eSCN bundle, conservative or with direct forces.
 
@@ -140,17 +142,23 @@ def load_potential(
         bundle: a packaged name, a folder, or a bundle that was read.
         device: where to compute.
         dtype: float32 or float64; the bundle's own when None.
+        compile: whether to compile, or how; see `ESCNPotential`.
 
     Returns:
         An `ESCNPotential` for "escn-md", a `DirectForcePotential` for "escn".
 
     Raises:
         FileNotFoundError: if there is no such bundle.
-        ValueError: if it is damaged or of another kind.
+        ValueError: if it is damaged or of another kind, or has direct forces and is to be compiled.
     """
     from egno_md.bundle import Bundle, load_bundle
 
     found = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, kind="escn")
     if found.card.architecture["name"] == "escn":
+        if compile:
+            raise ValueError(
+                f"bundle {found.name} is a published eSCN with direct forces; compile is for "
+                '"escn-md" only'
+            )
         return DirectForcePotential(found, device=device, dtype=dtype)
-    return ESCNPotential(found, device=device, dtype=dtype)
+    return ESCNPotential(found, device=device, dtype=dtype, compile=compile)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from egno_md.models.compiled_energies import CompiledEnergies
+from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.neighbours import Neighbours, find_neighbours
 from egno_md.propagators.memory import refuse_too_large
@@ -52,6 +54,7 @@ class ESCNPotential:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         atoms_at_once: int = ATOMS_AT_ONCE,
+        compile: bool | Compiling = False,
     ) -> None:
         """Take a private copy of the model, ready for evaluation.
 
@@ -60,6 +63,8 @@ class ESCNPotential:
             device: where to compute.
             dtype: float32 or float64; the model's own when None.
             atoms_at_once: larger batches are cut into pieces of about so many atoms.
+            compile: whether to compile at the first evaluation, or how; where that fails or does
+                not pay, the reason is logged.
 
         Raises:
             ValueError: if the bundle holds another kind of model, or for another dtype.
@@ -75,6 +80,8 @@ class ESCNPotential:
         self.model.edges_at_once, self.model.kept_bytes = EDGES_AT_ONCE, KEPT_BYTES
         self.device = torch.device(device)
         self.atoms_at_once = atoms_at_once
+        compiling = Compiling() if compile is True else (compile or None)
+        self.compiled = None if compiling is None else CompiledEnergies(self.model, compiling)
         #: How neighbours are found: `find_neighbours`, or an object that remembers.
         self.neighbours: Callable[..., Neighbours] = find_neighbours
 
@@ -85,8 +92,11 @@ class ESCNPotential:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        compile: bool | Compiling = False,
     ) -> ESCNPotential:
         """Load a bundle by name or path, for example "ethanol-escn".
+
+        The options are those of the constructor.
 
         Raises:
             FileNotFoundError: if there is no such bundle.
@@ -94,7 +104,8 @@ class ESCNPotential:
         """
         from egno_md.bundle import load_bundle
 
-        return cls(load_bundle(name_or_path, kind="escn"), device=device, dtype=dtype)
+        bundle = load_bundle(name_or_path, kind="escn")
+        return cls(bundle, device=device, dtype=dtype, compile=compile)
 
     @property
     def cutoff_A(self) -> float:
@@ -118,30 +129,37 @@ class ESCNPotential:
                 without room, or a result that is not finite.
         """
         check_elements(state, self.elements)
-        energies, forces, virials, atoms = [], [], [], []
-        for piece in replica_pieces(state, self.atoms_at_once):
-            # Works inside a caller's no_grad or inference_mode all the same.
-            with torch.inference_mode(False), torch.enable_grad():
-                places = piece.positions.to(self.device).clone().requires_grad_()
-                strain = places.new_zeros((piece.n_replicas, 3, 3)).requires_grad_(virial)
-                atom = self._atom_energies(piece, places, strain if virial else None)
-                energy = _sums(atom)
-                wanted = (places, strain) if virial else (places,)
-                slopes = torch.autograd.grad(energy.sum(), wanted, allow_unused=True)
-            energies.append(energy.detach())
-            atoms.append(atom.detach())
-            forces.append(_negative(slopes[0], places))
-            if virial:
-                virials.append(_negative(slopes[1], strain))
+        pieces = list(replica_pieces(state, self.atoms_at_once))
+        found = [self._evaluated(piece, virial) for piece in pieces]
+        atoms, slopes = torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
+        energy, force = _sums(atoms), -slopes
         home = state.positions
-        energy, force = torch.cat(energies), torch.cat(forces)
         check_finite(energy, force)
+        virials = [f[2] for f in found if f[2] is not None]
         return EnergyForces(
             energy=energy.to(home.device),
             forces=force.to(home),
-            virial=torch.cat(virials).to(home.device, torch.float64) if virial else None,
-            atom_energies=torch.cat(atoms).to(home.device),
+            virial=-torch.cat(virials).to(home.device, torch.float64) if virial else None,
+            atom_energies=atoms.to(home.device),
         )
+
+    def _evaluated(self, piece: State, virial: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Energies of atoms, their gradient and that with respect to strain, of a piece."""
+        # Works inside a caller's no_grad or inference_mode all the same.
+        with torch.inference_mode(False), torch.enable_grad():
+            places = piece.positions.to(self.device).clone()
+            near, numbers = self._graph(piece, places)
+            if self.compiled is not None:
+                found = _by_compiled(self.compiled, places, numbers, near, virial)
+                if found is not None:
+                    return found
+            places.requires_grad_()
+            strain = places.new_zeros((piece.n_replicas, 3, 3)).requires_grad_(virial)
+            atoms = self._atom_energies(places, numbers, near, strain if virial else None)
+            wanted = (places, strain) if virial else (places,)
+            slopes = torch.autograd.grad(_sums(atoms).sum(), wanted, allow_unused=True)
+        of_strain = _or_zeros(slopes[1], strain) if virial else None
+        return atoms.detach(), _or_zeros(slopes[0], places), of_strain
 
     def energies(self, state: State) -> Tensor:
         """Return energies only, `(n_replicas,)` float64, eV.
@@ -159,18 +177,32 @@ class ESCNPotential:
         """
         check_elements(state, self.elements)
         with torch.no_grad():
-            parts = [
-                self._atom_energies(piece, piece.positions.to(self.device), None)
-                for piece in replica_pieces(state, self.atoms_at_once)
-            ]
+            parts = [self._energies_only(p) for p in replica_pieces(state, self.atoms_at_once)]
         atoms = torch.cat(parts)
         check_finite(_sums(atoms))
         return atoms.to(state.positions.device)
 
-    def _atom_energies(self, state: State, places: Tensor, strain: Tensor | None) -> Tensor:
-        """Energies of the atoms of a piece, `(n_replicas, n_atoms)`, with a graph."""
+    def _energies_only(self, piece: State) -> Tensor:
+        """Energies of the atoms of a piece, `(n_replicas, n_atoms)`."""
+        places = piece.positions.to(self.device)
+        near, numbers = self._graph(piece, places)
+        if self.compiled is not None:
+            flat = places.reshape(-1, 3)
+            found = self.compiled(flat, numbers, near.edge_index, near.shifts, gradients=False)
+            if found is not None:
+                return found.atoms.view(places.shape[:2])
+        return self._atom_energies(places, numbers, near, None)
+
+    def _graph(self, state: State, places: Tensor) -> tuple[Neighbours, Tensor]:
+        """Neighbours of a piece, and atomic numbers of all its replicas."""
         cell = None if state.cell is None else state.cell.to(self.device)
         near = self.neighbours(places, self.model.cutoff_A, cell, state.molecule.pbc)
+        return near, state.molecule.numbers.to(self.device).repeat(near.n_graphs)
+
+    def _atom_energies(
+        self, places: Tensor, numbers: Tensor, near: Neighbours, strain: Tensor | None
+    ) -> Tensor:
+        """Energies of the atoms of a piece, `(n_replicas, n_atoms)`, with a graph."""
         n_nodes, n_edges = near.n_graphs * places.shape[1], near.edge_index.shape[1]
         if self.device.type == "cpu" and n_edges > _MANY_EDGES:
             needed = self.model.evaluation_bytes(n_nodes, n_edges)
@@ -181,13 +213,32 @@ class ESCNPotential:
             places = places + torch.bmm(places, symmetric)
             turned = symmetric.index_select(0, near.batch.index_select(0, near.edge_index[1]))
             shifts = shifts + torch.bmm(shifts[:, None], turned)[:, 0]
-        numbers = state.molecule.numbers.to(self.device).repeat(near.n_graphs)
         # Every atom is a graph of its own to the sum at the end, and to nothing else.
         atom = torch.arange(n_nodes, device=near.batch.device)
         energy: Tensor = self.model(
             places.reshape(-1, 3), numbers, near.edge_index, shifts, atom, n_nodes
         )
         return energy.view(places.shape[:2])
+
+
+def _by_compiled(
+    compiled: CompiledEnergies, places: Tensor, numbers: Tensor, near: Neighbours, virial: bool
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Energies of atoms and gradients by a compiled function, or None where it does not serve."""
+    flat = places.reshape(-1, 3)
+    found = compiled(flat, numbers, near.edge_index, near.shifts)
+    if found is None or found.gradients is None:
+        return None
+    of_places, of_shifts = found.gradients
+    of_strain = None
+    if virial:
+        # Strain moves places and shifts: r -> r (1 + strain), symmetric.
+        of_strain = places.new_zeros((near.n_graphs, 3, 3))
+        of_strain.index_add_(0, near.batch, flat[:, :, None] * of_places[:, None])
+        graph = near.batch.index_select(0, near.edge_index[1])
+        of_strain.index_add_(0, graph, near.shifts[:, :, None] * of_shifts[:, None])
+        of_strain = 0.5 * (of_strain + of_strain.transpose(1, 2))
+    return found.atoms.view(places.shape[:2]), of_places.view(places.shape), of_strain
 
 
 def _sums(atom_energies: Tensor) -> Tensor:
@@ -198,6 +249,6 @@ def _sums(atom_energies: Tensor) -> Tensor:
     return zeros.index_add(0, replica, atom_energies.reshape(-1))
 
 
-def _negative(slope: Tensor | None, like: Tensor) -> Tensor:
-    """Minus the gradient; zero where the energy does not depend on the input."""
-    return torch.zeros_like(like).detach() if slope is None else -slope.detach()
+def _or_zeros(slope: Tensor | None, like: Tensor) -> Tensor:
+    """The gradient; zero where the energy does not depend on the input."""
+    return torch.zeros_like(like).detach() if slope is None else slope.detach()

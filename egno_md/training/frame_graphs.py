@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from egno_md.data.frames import LabelledFrames
-from egno_md.models.neighbours import find_neighbours
+from egno_md.models.neighbours import filled_edges, find_neighbours
 
 #: Frames of one molecule per call of the neighbour search.
 _CHUNK = 512
@@ -115,7 +115,7 @@ class FrameGraphs:
         offsets = picked.ptr[:-1].repeat_interleave(counts)
         edge_index, shifts = self.edge_index[:, edges] + offsets, self.shifts[edges]
         if n_edges is not None:
-            edge_index, shifts = self._filled(edge_index, shifts, n_edges)
+            edge_index, shifts = filled_edges(edge_index, shifts, n_edges, 2.0 * self.cutoff_A)
         parts = [
             picked.positions,
             picked.numbers,
@@ -129,17 +129,6 @@ class FrameGraphs:
         if picked.stress is not None and picked.cell is not None:
             parts += [picked.stress, torch.linalg.det(picked.cell).abs()]
         return FrameBatch(*(part.to(self.device) for part in parts))
-
-    def _filled(self, edge_index: Tensor, shifts: Tensor, n_edges: int) -> tuple[Tensor, Tensor]:
-        """Add edges of the first atom to itself, shifted to twice the cutoff."""
-        missing = n_edges - edge_index.shape[1]
-        if missing < 0:
-            raise ValueError(f"{edge_index.shape[1]} edges cannot be filled up to {n_edges}")
-        away = shifts.new_tensor([[0.0, 2.0 * self.cutoff_A, 0.0]])
-        return (
-            nn.functional.pad(edge_index, (0, missing)),
-            torch.cat((shifts, away.expand(missing, 3))),
-        )
 
 
 def _edges(frames: LabelledFrames, cutoff_A: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from ase.md import thermalize_momenta
 from egno_md.bundle import BundleCard, save_bundle
 from egno_md.calculators.escn_calculator import ESCNCalculator
 from egno_md.calculators.potential_calculator import PotentialCalculator
+from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn import ESCN
 from egno_md.models.escn_md import ESCNMD
 from egno_md.roles import EnergyForces
@@ -250,9 +251,10 @@ def test_forces_that_are_no_slope_have_no_stress_and_no_free_energy(tmp_path) ->
         name="small", architecture=published.architecture(), training={}, held_out={}, **known
     )
     atoms = crystal()
-    atoms.calc = ESCNCalculator(
-        save_bundle(tmp_path / "small.bundle", card, published.state_dict())
-    )
+    path = save_bundle(tmp_path / "small.bundle", card, published.state_dict())
+    with pytest.raises(ValueError, match="direct forces; compile is for"):
+        ESCNCalculator(path, compile=True)
+    atoms.calc = ESCNCalculator(path)
     assert set(atoms.calc.implemented_properties) == {"energy", "forces"}
     assert atoms.get_forces().shape == (4, 3)
     assert np.isfinite(atoms.get_potential_energy())
@@ -278,3 +280,15 @@ def test_copies_and_pickles_say_the_same(model) -> None:
     for other in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
         other.reset()
         np.testing.assert_array_equal(other.get_forces(atoms), forces)
+
+
+def test_compiled_it_says_the_same_and_so_do_copies(model) -> None:
+    atoms = crystal()
+    plain, compiled = ESCNCalculator(model), ESCNCalculator(model, compile=True)
+    assert compiled.parameters["compile"] is True
+    compiled.potential.compiled.compiling = Compiling(strict=True, backend="eager")
+    for other in (compiled, copy.deepcopy(compiled)):
+        assert other.potential.compiled.n_compiled == 0
+        np.testing.assert_allclose(other.get_forces(atoms), plain.get_forces(atoms), atol=1e-5)
+        np.testing.assert_allclose(other.get_stress(atoms), plain.get_stress(atoms), atol=1e-6)
+        assert other.potential.compiled.n_compiled == 1

@@ -10,7 +10,9 @@ import torch
 
 from egno_md import openmm_force
 from egno_md.bundle import load_bundle
+from egno_md.calculators.shared_models import open_shared
 from egno_md.data.structures import read_structure
+from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.units import KJ_PER_MOL, NM_PER_A
 from tests.calculators.openmm_waters import (
@@ -40,6 +42,22 @@ def double(bundle):
 def forced(bundle, numbers, *more, **options):
     """A force in float64 on the CPU."""
     return openmm_force(bundle, numbers, *more, device="cpu", dtype="float64", **options)
+
+
+def test_compiled_it_says_the_same_and_is_written_as_such(bundle, double):
+    x, numbers = waters(2)
+    energy, forces = asked_directly(double, x, numbers)
+    force = forced(bundle, numbers, compile=True)
+    shared = open_shared(bundle, "cpu", "float64", compile=True)
+    shared.potential.compiled.compiling = Compiling(strict=True, backend="eager")
+    again = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(force))
+    for one in (force, again):
+        found = energy_forces(context_of(system_of(numbers, one), x, "Reference"))
+        assert found[0] == pytest.approx(energy, rel=1e-9)
+        np.testing.assert_allclose(found[1], forces, rtol=0, atol=1e-8)
+    # Both are the compiled one, which is not the one without.
+    assert shared.potential.compiled.n_compiled == 1
+    assert open_shared(bundle, "cpu", "float64").potential.compiled is None
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -326,6 +344,7 @@ def test_a_system_of_another_size_is_an_error(bundle):
         (["O", "H"], {}, "'O', which is no whole number"),
         ([8, 0], {"atoms": [0, 1]}, "particle 1 is no atom"),
         ([8, 1], {"backend": "cuda"}, "auto, python, python-torch, torchscript"),
+        ([8, 1], {"backend": "torchscript", "compile": True}, "makes code of its own"),
         ([8, 1], {"scale": "two words"}, "name of a global parameter"),
         ([8, 1], {"dtype": "float16"}, "float32 or float64, got float16"),
         ([8, 1], {"device": "gpu7"}, "torch knows no device 'gpu7'"),

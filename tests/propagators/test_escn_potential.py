@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from egno_md.bundle import BundleCard, save_bundle
+from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn_md import ESCNMD
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.roles import Potential
@@ -66,6 +67,24 @@ def test_large_batches_are_cut_without_a_trace(model):
     assert torch.allclose(whole.energy, cut.energy, rtol=0, atol=1e-12)
     assert torch.allclose(whole.forces, cut.forces, rtol=0, atol=1e-12)
     assert torch.allclose(whole.virial, cut.virial, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_compiled_it_says_the_same(model, periodic):
+    cell = torch.diag(torch.tensor([3.0, 5.0, 4.5], dtype=torch.float64)) if periodic else None
+    state = water(2, pbc=(periodic,) * 3, cell=cell)
+    plain = ESCNPotential(model, dtype=torch.float64)
+    how = Compiling(strict=True, backend="eager")
+    compiled = ESCNPotential(model, dtype=torch.float64, compile=how)
+    expected, found = (p.evaluate(state, virial=True) for p in (plain, compiled))
+    for name in ("energy", "forces", "virial", "atom_energies"):
+        given = (getattr(found, name), getattr(expected, name))
+        torch.testing.assert_close(*given, rtol=1e-9, atol=1e-11)
+    energies = compiled.energies(state)
+    torch.testing.assert_close(energies, expected.energy, rtol=1e-12, atol=1e-12)
+    assert compiled.compiled is not None
+    assert compiled.compiled.n_compiled == 2
+    assert not found.forces.requires_grad
 
 
 def test_virial_is_the_slope_under_strain(potential):

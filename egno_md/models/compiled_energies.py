@@ -1,0 +1,232 @@
+r"""Energies of atoms and their gradients as one compiled function, for a network that stays as is.
+
+The function takes flat graphs and gives
+
+.. math::
+    E_i, \qquad g_i = \frac{\partial E}{\partial r_i}, \qquad
+    h_{ij} = \frac{\partial E}{\partial s_{ij}},
+
+from which forces and virials follow without another derivative, with :math:`s_{ij}` the shift of
+an edge through the cell. It belongs to one number of atoms and of edges; fewer edges are filled
+up with ones beyond the cutoff, which change nothing, and more are compiled anew.
+
+| symbol | variable |
+|---|---|
+| E_i | `CompiledResult.atoms` |
+| g_i, h_ij | `CompiledResult.gradients` |
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from egno_md.models.compiled_segment import COMPILER_OPTIONS, Compiling
+from egno_md.models.escn_md import ESCNMD
+from egno_md.models.neighbours import filled_edges
+
+_LOG = logging.getLogger(__name__)
+
+#: Graphs with more edges are better off uncompiled, in blocks that fit in the cache.
+MOST_EDGES = 20_000
+
+#: Different numbers of atoms that are compiled, each for up to two minutes.
+MOST_SHAPES = 2
+
+#: Room left for more edges than there are, as atoms move.
+_ROOM = 1.1
+
+#: Numbers of edges are multiples of this.
+_MULTIPLE = 8
+
+_Function = Callable[..., tuple[Tensor, ...]]
+
+#: Atoms, whether there are gradients, dtype and device.
+_Key = tuple[int, bool, torch.dtype, torch.device]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledResult:
+    """Energies of atoms and, where asked for, gradients of their sum.
+
+    Attributes:
+        atoms: `(n,)` float64, eV.
+        gradients: `(n, 3)` with respect to positions and `(n_edges, 3)` with respect to shifts,
+            eV/Å, or None.
+    """
+
+    atoms: Tensor
+    gradients: tuple[Tensor, Tensor] | None
+
+
+class CompiledEnergies:
+    """Compiles an `ESCNMD` for the first few shapes it meets and says which it does not take."""
+
+    def __init__(self, model: ESCNMD, compiling: Compiling) -> None:
+        """Take a network; nothing is compiled before it is needed.
+
+        Args:
+            model: the network; its weights need no gradient.
+            compiling: how to compile.
+        """
+        self.model, self.compiling = model, compiling
+        self.failure: str | None = None
+        #: How often something was compiled.
+        self.n_compiled = 0
+        self._weights = [*model.parameters(), *model.buffers()]
+        self._last_weights: list[tuple[int, int]] = []
+        self._made: dict[_Key, tuple[int, _Function]] = {}
+        self._refused: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, and what is read from files, compile anew: code stays in its process."""
+        return self.__dict__ | {"_made": {}, "_last_weights": [], "n_compiled": 0}
+
+    def __call__(
+        self,
+        positions: Tensor,
+        numbers: Tensor,
+        edge_index: Tensor,
+        shifts: Tensor,
+        *,
+        gradients: bool = True,
+    ) -> CompiledResult | None:
+        """Return energies and gradients, or None where the graph has to go without.
+
+        Args:
+            positions: `(n, 3)`, Å.
+            numbers: `(n,)` int64, atomic numbers.
+            edge_index: `(2, n_edges)` int64, source row, target row.
+            shifts: `(n_edges, 3)`, Å, of the dtype of the positions.
+            gradients: whether gradients are wanted.
+
+        Raises:
+            RuntimeError: if compiling fails and is strict.
+        """
+        if self.failure is not None:
+            return None
+        self._notice_weights()
+        n_edges = edge_index.shape[1]
+        key = (len(positions), gradients, positions.dtype, positions.device)
+        room, function = self._made.get(key, (0, None))
+        if function is None or n_edges > room:
+            if not self._takes(len(positions), n_edges):
+                return None
+            room = _MULTIPLE * max(1, math.ceil(_ROOM * n_edges / _MULTIPLE))
+            function = self._compiled(positions, numbers, room, gradients)
+            if function is None:
+                return None
+            self._made[key] = room, function
+            self.n_compiled += 1
+        away_A = 2.0 * self.model.cutoff_A
+        edges, padded = filled_edges(edge_index, shifts, room, away_A)
+        with torch.no_grad():
+            atoms, *slopes = function(positions.contiguous(), numbers, edges, padded)
+        return CompiledResult(atoms, (slopes[0], slopes[1][:n_edges]) if gradients else None)
+
+    def _takes(self, n_atoms: int, n_edges: int) -> bool:
+        """Whether a graph is compiled; the reason why not is logged once.
+
+        Raises:
+            RuntimeError: if it is not and compiling is strict.
+        """
+        known = {key[0] for key in self._made}
+        if n_edges > MOST_EDGES:
+            why = f"more than {MOST_EDGES} edges are no faster for it"
+        elif n_atoms not in known and len(known) >= MOST_SHAPES:
+            why = f"{MOST_SHAPES} numbers of atoms are compiled already"
+        else:
+            return True
+        if self.compiling.strict:
+            raise RuntimeError(f"a graph of {n_atoms} atoms and {n_edges} edges: {why}")
+        if why not in self._refused:
+            self._refused.add(why)
+            _LOG.warning("a graph of %d atoms goes uncompiled: %s", n_atoms, why)
+        return False
+
+    def _notice_weights(self) -> None:
+        """Forget what was made with other weights."""
+        now = [(weight.data_ptr(), weight._version) for weight in self._weights]
+        if now != self._last_weights:
+            self._made.clear()
+            self._last_weights = now
+
+    def _compiled(
+        self, positions: Tensor, numbers: Tensor, room: int, gradients: bool
+    ) -> _Function | None:
+        """Compile for a number of atoms and edges, or say why not.
+
+        Raises:
+            RuntimeError: if that fails and is strict.
+        """
+        example = (
+            positions.detach().clone().contiguous(),
+            numbers,
+            *filled_edges(
+                numbers.new_zeros((2, 0)),
+                positions.new_zeros((0, 3)),
+                room,
+                2.0 * self.model.cutoff_A,
+            ),
+        )
+        backend = self.compiling.backend
+        options = dict(COMPILER_OPTIONS) if backend == "inductor" else None
+        try:
+            with warnings.catch_warnings(), torch.no_grad(), _one_block(self.model):
+                # Of the compiler's own making: it loads parts of torch that torch deprecates.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                traced = make_fx(_traceable(self.model, len(positions), gradients))(*example)
+                # The bound method: a module called as one costs more than it.
+                made: _Function = torch.compile(
+                    traced.forward, backend=backend, dynamic=False, options=options
+                )
+                made(*example)
+        except RuntimeError as why:
+            if self.compiling.strict:
+                raise
+            self.failure = str(why).splitlines()[0]
+            _LOG.warning("going on without compiled energies: %s", self.failure)
+            return None
+        return made
+
+
+@contextmanager
+def _one_block(model: ESCNMD) -> Iterator[None]:
+    """Let the network take all edges at once and keep everything of them."""
+    before = model.edges_at_once, model.kept_bytes
+    model.edges_at_once, model.kept_bytes = sys.maxsize, float("inf")
+    try:
+        yield
+    finally:
+        model.edges_at_once, model.kept_bytes = before
+
+
+def _traceable(model: nn.Module, n_atoms: int, gradients: bool) -> _Function:
+    """A function of a flat graph that tracing sees through."""
+
+    def function(
+        positions: Tensor, numbers: Tensor, edge_index: Tensor, shifts: Tensor
+    ) -> tuple[Tensor, ...]:
+        # Every atom is a graph of its own to the sum at the end, and to nothing else.
+        own = torch.arange(n_atoms, device=positions.device)
+
+        def energy(places: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+            atoms: Tensor = model(places, numbers, edge_index, moved, own, n_atoms)
+            return atoms.sum(), atoms
+
+        if not gradients:
+            return (energy(positions, shifts)[1],)
+        slopes, atoms = torch.func.grad(energy, argnums=(0, 1), has_aux=True)(positions, shifts)
+        return (atoms, *slopes)
+
+    return function
