@@ -166,14 +166,17 @@ def egno_engine(bundle: Bundle, start: State, *, compiled: bool) -> PropagatorEn
     )
 
 
-def escn_engine(bundle: Bundle, start: State) -> PropagatorEngine:
+def escn_engine(bundle: Bundle, start: State, *, compiled: bool) -> PropagatorEngine:
     """Velocity Verlet with an eSCN potential, all replicas at once.
 
     Args:
         bundle: of kind escn.
         start: the replicas.
+        compiled: whether energies and forces are compiled, on the first piece.
     """
-    return PropagatorEngine([_verlet(ESCNPotential(bundle, dtype=torch.float32))], [start])
+    how = Compiling(strict=True) if compiled else False
+    potential = ESCNPotential(bundle, dtype=torch.float32, compile=how)
+    return PropagatorEngine([_verlet(potential)], [start])
 
 
 def xtb_engine(start: State, n_threads: int) -> PropagatorEngine:

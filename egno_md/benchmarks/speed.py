@@ -17,9 +17,10 @@ import torch
 
 from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks.plain_escn import PlainESCN
-from egno_md.benchmarks.speed_systems import two_molecules, water_box
+from egno_md.benchmarks.speed_systems import one_molecule, two_molecules, water_box
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.benchmarks.training_step import cpu_seconds
+from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn import ESCN
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.nearest_neighbours import keep_nearest
@@ -48,7 +49,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
 }
 
-#: The published network of the second table.
+#: How the second table compiles.
+COMPILING: Final = Compiling(strict=True)
+
+#: The published network of the third table.
 PUBLISHED: Final[Mapping[str, Any]] = {
     "cutoff_A": 6.0,
     "max_degree": 4,
@@ -60,10 +64,10 @@ PUBLISHED: Final[Mapping[str, Any]] = {
 }
 
 #: Boxes of the third table, in units of 192 atoms.
-BOXES: Final = (1, 8, 27, 64)
+BOXES: Final = (1, 8, 27, 64, 260)
 
 #: Tables.
-ROWS: Final = ("dynamics", "published", "scaling")
+ROWS: Final = ("dynamics", "compiled", "published", "scaling")
 
 
 def measure(config: BenchmarkConfig) -> list[Table]:
@@ -79,6 +83,7 @@ def measure(config: BenchmarkConfig) -> list[Table]:
         raise ValueError(f"this benchmark measures processor time, not device {config.device!r}")
     made: dict[str, Callable[[], Table]] = {
         "dynamics": lambda: _dynamics(config.seeds[0]),
+        "compiled": lambda: _compiled(config.seeds[0]),
         "published": lambda: _published(config.seeds[0]),
         "scaling": lambda: _scaling(config.seeds[0]),
     }
@@ -87,16 +92,19 @@ def measure(config: BenchmarkConfig) -> list[Table]:
     return [make() for row, make in made.items() if not config.rows or row in config.rows]
 
 
-def potential(preset: Mapping[str, Any], seed: int) -> ESCNPotential:
+def potential(
+    preset: Mapping[str, Any], seed: int, compile: bool | Compiling = False
+) -> ESCNPotential:
     """A network with random weights, float32.
 
     Args:
         preset: settings of `ESCNMD`.
         seed: of the weights.
+        compile: whether it is compiled, or how.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ESCNPotential(ESCNMD([1, 6, 8], cutoff_A=5.0, **preset))
+        return ESCNPotential(ESCNMD([1, 6, 8], cutoff_A=5.0, **preset), compile=compile)
 
 
 def _systems() -> dict[str, State]:
@@ -129,6 +137,42 @@ def _dynamics(seed: int) -> Table:
     return table
 
 
+def _compiled(seed: int) -> Table:
+    table = Table(
+        "speed-compiled",
+        "The networks of the first table, compiled (`ESCNPotential(..., compile=True)`) against "
+        f"the same uncompiled, in turn, float32, {torch.get_num_threads()} thread(s): processor "
+        f"time, median of {ROUNDS} evaluations, median ratio with its quartiles; compiling: once, "
+        "in this process; differ: largest difference of a force over the largest force.",
+        (
+            "network",
+            "system",
+            "atoms",
+            "eager, ms",
+            "compiled, ms",
+            "ratio",
+            "lower",
+            "upper",
+            "compiling, s",
+            "differ",
+        ),
+    )
+    for name, preset in PRESETS.items():
+        for label, state in (("ethanol", one_molecule()), *_systems().items()):
+            both = potential(preset, seed), potential(preset, seed, COMPILING)
+            expected = both[0].evaluate(state).forces
+            ((seconds,),) = cpu_seconds([partial(both[1].evaluate, state)], 1, warm=0)
+            found = both[1].evaluate(state).forces
+            times = cpu_seconds([partial(one.evaluate, state) for one in both], ROUNDS)
+            ratios = [a / b for a, b in zip(*times, strict=True)]
+            low, middle, high = (Cell(x) for x in statistics.quantiles(ratios, n=4))
+            cost = [1e3 * statistics.median(t) for t in times]
+            differ = float((found - expected).abs().max() / expected.abs().max())
+            n = state.molecule.n_atoms
+            table.add(name, label, n, *cost, middle, low, high, round(seconds), f"{differ:.0e}")
+    return table
+
+
 def _published(seed: int) -> Table:
     table = Table(
         "speed-published",
@@ -149,7 +193,7 @@ def _published(seed: int) -> Table:
 
 @torch.no_grad()
 def _both(model: ESCN, state: State) -> tuple[int | float | str | Cell, ...]:
-    """Cells of the second table for one system."""
+    """Cells of the third table for one system."""
     near = find_neighbours(state.positions, 6.0, state.cell, state.molecule.pbc)
     near = keep_nearest(near, state.positions[0], 20)
     numbers = state.molecule.numbers

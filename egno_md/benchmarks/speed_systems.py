@@ -1,4 +1,4 @@
-"""Systems of the speed table: two small molecules side by side, and boxes of water."""
+"""Systems of the speed tables: ethanol, two small molecules side by side, boxes of water."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ _EDGE_A: Final = 12.42
 
 #: How far the second molecule is moved along every axis, Å.
 _APART_A: Final = 3.0
+
+
+def one_molecule() -> State:
+    """Ethanol, 9 atoms, one replica, open."""
+    from ase.build import molecule
+
+    ethanol = molecule("CH3CH2OH")  # type: ignore[no-untyped-call]
+    return State.at_rest(
+        Molecule.from_numbers(ethanol.numbers.tolist()), torch.from_numpy(ethanol.positions)
+    )
 
 
 def two_molecules() -> State:

@@ -5,7 +5,8 @@ import torch
 
 from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import speed
-from egno_md.benchmarks.speed_systems import two_molecules, water_box
+from egno_md.benchmarks.speed_systems import one_molecule, two_molecules, water_box
+from egno_md.models.compiled_segment import Compiling
 from egno_md.testing.cell_checks import supercell
 
 
@@ -20,6 +21,7 @@ def test_the_systems():
     near = supercell(box, 2).positions[0].view(-1, 3, 3)
     apart = torch.cdist(near[:64].flatten(0, 1), near[64:].flatten(0, 1))
     assert float(apart.min()) > 1.0
+    assert one_molecule().molecule.n_atoms == 9
     assert water_box(8).molecule.n_atoms == 8 * 192
     assert torch.equal(water_box(seed=3).positions, water_box(seed=3).positions)
 
@@ -31,17 +33,22 @@ def toy(monkeypatch):
     published = speed.PUBLISHED | {"max_degree": 2, "channels": 8, "hidden_channels": 8}
     monkeypatch.setattr(speed, "PUBLISHED", published | {"n_layers": 2, "edge_channels": 8})
     monkeypatch.setattr(speed, "ROUNDS", 2)
+    monkeypatch.setattr(speed, "COMPILING", Compiling(strict=True, backend="eager"))
     monkeypatch.setattr(speed, "BOXES", (1, 2))
     monkeypatch.setattr(speed, "_systems", lambda: {"pair": two_molecules()})
 
 
 def test_the_tables(toy):
-    dynamics, published, scaling = speed.measure(BenchmarkConfig(name="speed"))
+    dynamics, compiled, published, scaling = speed.measure(BenchmarkConfig(name="speed"))
     ((_, weights, _, atoms, edges, middle, low, high),) = dynamics.rows
     assert atoms == 23
     assert edges > 300
     assert weights > 100
     assert 0 < low.mean <= middle.mean <= high.mean
+    assert [row[2] for row in compiled.rows] == [9, 23]
+    for row in compiled.rows:
+        assert row[5].mean > 0
+        assert float(row[-1]) < 1e-5
     (row,) = published.rows
     assert float(row[-1]) < 1e-5
     assert row[5].mean > 0
