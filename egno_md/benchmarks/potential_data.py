@@ -8,7 +8,7 @@ and test frames are looked at once: no frame stands in two sets.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,20 @@ _FILES: Final[Mapping[str, tuple[str, ...]]] = {
     "oc20": ("oc20/oc20_relaxations_25.npz",),
 }
 
+#: Level of theory of each kind of set, and what to cite.
+_ORIGINS: Final[Mapping[str, tuple[str, str]]] = {
+    "rmd17": (
+        "PBE/def2-SVP",
+        "Christensen & von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020)",
+    ),
+    "ccsdt": ("CCSD(T)/cc-pVTZ", "Chmiela et al., Nat. Commun. 9, 3887 (2018)"),
+    "acac": ("DFT of the acac set, see its paper", "Batatia et al., arXiv 2205.06643"),
+    "3bpa": ("DFT of the 3BPA set, see its paper", "Kovacs et al., J. Chem. Theory Comput. (2021)"),
+    "water": ("PBE0+TS", "Zhang et al., Phys. Rev. Lett. 120, 143001 (2018)"),
+    "mlearn": ("PBE", "Zuo et al., J. Phys. Chem. A 124, 731 (2020)"),
+    "oc20": ("RPBE", "Chanussot et al., ACS Catal. (2021), arXiv 2010.09990"),
+}
+
 #: Frames taken of one relaxation, for training and held out.
 _PER_RELAXATION: Final = (40, 15)
 
@@ -59,6 +73,8 @@ class PotentialTask:
         tests: test frames by name.
         split: sentences on the data and how it was cut.
         notes: sentences on what others reached.
+        level_of_theory: what labelled the frames.
+        citation: what to cite.
     """
 
     name: str
@@ -67,6 +83,8 @@ class PotentialTask:
     tests: Mapping[str, LabelledFrames]
     split: str
     notes: tuple[str, ...] = ()
+    level_of_theory: str = ""
+    citation: str = ""
 
     def __post_init__(self) -> None:
         """Check that no frame stands in two sets.
@@ -127,8 +145,10 @@ def potential_task(folder: Path, name: str) -> PotentialTask:
         FileNotFoundError: if a file is missing.
         ValueError: if a file is damaged or its frames do not fit.
     """
-    make = _MAKERS[name.partition("-")[0]]
-    return make(name, *(folder / file for file in _FILES[name]))
+    kind = name.partition("-")[0]
+    task = _MAKERS[kind](name, *(folder / file for file in _FILES[name]))
+    theory, citation = _ORIGINS[kind]
+    return replace(task, level_of_theory=theory, citation=citation)
 
 
 def frame_keys(frames: LabelledFrames) -> list[bytes]:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from egno_md.benchmarks.budgeted_fit import planned
+from egno_md.benchmarks.potential_bundle import save_potential
 from egno_md.benchmarks.potential_data import PotentialTask
 from egno_md.models.compiled_gradient import CompiledGradient
 from egno_md.models.escn_md import ESCNMD
@@ -69,12 +70,14 @@ def _sized(max_degree: int, max_order: int) -> PotentialRow:
 
 _L2: Final = {"max_degree": 2, "max_order": 2, "channels": 64, "hidden_channels": 32, "n_layers": 3}
 
-#: Rows by name; the first two are the default.
+_SMALL: Final = {"max_degree": 1, "max_order": 1, "hidden_channels": 16, "radial_hidden": 32}
+
+#: Rows by name; those with "mirror" give mirror images the same energy by construction.
 ROWS: Final[Mapping[str, PotentialRow]] = {
-    "small": PotentialRow(
-        {"max_degree": 1, "max_order": 1, "hidden_channels": 16, "radial_hidden": 32}
-    ),
+    "small": PotentialRow(_SMALL),
+    "small-mirror": PotentialRow(_SMALL | {"mirror": True}),
     "L2": PotentialRow(_L2),
+    "L2-mirror": PotentialRow(_L2 | {"mirror": True}),
     "L2-adamw": PotentialRow(_L2, "adamw"),
     "L1M1": _sized(1, 1),
     "L2M1": _sized(2, 1),
@@ -85,7 +88,7 @@ ROWS: Final[Mapping[str, PotentialRow]] = {
 }
 
 #: Rows of a table for which none are asked.
-DEFAULT_ROWS: Final = ("small", "L2")
+DEFAULT_ROWS: Final = ("small-mirror", "L2-mirror")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +128,11 @@ def train_potential(
     epochs: int | None = None,
     resume: bool = False,
     device: str = "cpu",
+    name: str = "network",
 ) -> PotentialResult:
     """Train a network on a data set and test it once, with the weights that validate best.
+
+    A bundle of it is written to the folder, ready to run.
 
     Args:
         task: the data set.
@@ -137,6 +143,7 @@ def train_potential(
         epochs: passes over the training set, in place of what the budget allows.
         resume: take a finished result in the folder as it is, or go on from its checkpoint.
         device: where to train.
+        name: of the row, for the bundle SET-NAME.bundle.
 
     Raises:
         ValueError: if the folder holds another training, or the data does not fit.
@@ -157,6 +164,14 @@ def train_potential(
     done, spent = fitting.run(folder, cpu_minutes, epochs, resume)
     result = fitting.tested(task, done, spent, device)
     text = json.dumps({"result": asdict(result), **described}, indent=1)
+    budget = f"--cpu-minutes {cpu_minutes:g}" if epochs is None else f"--epochs {epochs}"
+    command = (
+        f"egno-md benchmark potentials --data DATA --molecules {task.name} --rows {name} "
+        f"--seeds {seed} {budget}"
+    )
+    save_potential(
+        task, fitting.model, result, folder / f"{task.name}-{name}.bundle", command, seed
+    )
     finished.write_text(text + "\n", encoding="utf-8")
     return result
 

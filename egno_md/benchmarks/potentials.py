@@ -67,7 +67,7 @@ def measure(config: BenchmarkConfig) -> list[Table]:
 def set_table(config: BenchmarkConfig, task: PotentialTask, rows: dict[str, PotentialRow]) -> Table:
     """Train rows on one data set and make its table.
 
-    Trainings go to OUT/potentials/SET/ROW-SEED.
+    Trainings go to OUT/potentials/SET/ROW-SEED, each with a bundle.
 
     Args:
         config: seeds, budget, folder, device.
@@ -94,6 +94,7 @@ def set_table(config: BenchmarkConfig, task: PotentialTask, rows: dict[str, Pote
                 epochs=config.epochs,
                 resume=config.resume,
                 device=config.device,
+                name=name,
             )
             for seed in config.seeds
         ]

@@ -9,7 +9,10 @@ from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import potential_rows, potentials
 from egno_md.benchmarks.potential_data import potential_task
 from egno_md.benchmarks.potential_rows import ROWS, PotentialRow, _is_long, train_potential
+from egno_md.bundle import load_bundle
 from egno_md.cli import main
+from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.state import Molecule, State
 from tests.benchmarks.potential_files import make_folder
 
 torch.set_num_threads(1)
@@ -102,3 +105,29 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         potentials.measure(BenchmarkConfig(name="potentials", **options))
+
+
+def test_every_training_leaves_a_bundle_that_says_what_the_table_says(folder, tmp_path):
+    for name, tests in (("mlearn-Li", 1), ("acac-300K", 2)):
+        task = potential_task(folder, name)
+        row = PotentialRow(TINY)
+        result = train_potential(
+            task, row, tmp_path / name, seed=1, cpu_minutes=1.0, epochs=1, name="tiny"
+        )
+        card = load_bundle(tmp_path / name / f"{name}-tiny.bundle").card
+        command = f"--molecules {name} --rows tiny --seeds 1 --epochs 1"
+        assert card.training["command"].endswith(command)
+        assert card.training["n_test"] == sum(t.n_frames for t in task.tests.values())
+        assert card.level_of_theory
+        assert card.citation
+        if tests == 1:
+            assert card.held_out == result.measures["test"]
+        else:
+            key = "force_mae_meV_per_A"
+            assert card.held_out[f"600 K: {key}"] == result.measures["600 K"][key]
+        potential = ESCNPotential.from_bundle(tmp_path / name / f"{name}-tiny.bundle")
+        frames = task.tests["test" if tests == 1 else "300 K"].select([0])
+        cell = None if frames.cell is None else frames.cell[0]
+        molecule = Molecule.from_numbers(frames.numbers, pbc=(cell is not None,) * 3)
+        state = State.at_rest(molecule, frames.positions, cell=cell)
+        assert float(potential.evaluate(state).energy[0]) != 0.0
