@@ -28,6 +28,7 @@ from egno_md.calculators.segment_parts import (
     potential_behind,
 )
 from egno_md.calculators.segment_restart import checked_record, read_record, write_record
+from egno_md.propagators.energy_frames import EnergyFrames
 from egno_md.propagators.guarded import GuardedPropagator, GuardStatistics, finite_frames, leading
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Judge, Propagator
@@ -70,6 +71,7 @@ class SegmentDynamics(MolecularDynamics):
         seed: int | torch.Generator = 0,
         guard: Guard | None = None,
         energy_limit_eV: float | None = 0.1,
+        energy_frames: EnergyFrames = "auto",
         judges: Sequence[Judge] = (),
         fallback: Propagator | None = None,
         fallback_timestep_fs: float = 0.5,
@@ -96,6 +98,8 @@ class SegmentDynamics(MolecularDynamics):
             seed: of the bath's noise, or a generator.
             guard: bundle of kind "escn", ASE calculator or potential that judges segments.
             energy_limit_eV: largest change of the total energy over a segment by the guard.
+            energy_frames: frames of a segment whose energy is asked for: "last", "all", or
+                "auto", all at first and while many segments are rejected.
             judges: others, asked before the energy.
             fallback: makes again what is rejected; velocity Verlet with the guard when None.
             fallback_timestep_fs: longest step of that.
@@ -133,6 +137,7 @@ class SegmentDynamics(MolecularDynamics):
                 fast,
                 potential,
                 energy_limit_eV=energy_limit_eV,
+                energy_frames=energy_frames,
                 judges=judges,
                 fallback=fallback,
                 fallback_timestep_fs=fallback_timestep_fs,

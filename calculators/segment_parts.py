@@ -21,6 +21,7 @@ from egno_md.calculators.evaluation_options import checked_device, checked_dtype
 from egno_md.calculators.potential_calculator import PotentialCalculator
 from egno_md.calculators.potential_from_ase import ASEPotential
 from egno_md.propagators.classical import OrnsteinUhlenbeck, VelocityVerlet
+from egno_md.propagators.energy_frames import EnergyFrames
 from egno_md.propagators.energy_judge import EnergyJudge
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator
@@ -148,6 +149,7 @@ def guarded(
     potential: Potential,
     *,
     energy_limit_eV: float | None,
+    energy_frames: EnergyFrames,
     judges: Sequence[Judge],
     fallback: Propagator | None,
     fallback_timestep_fs: float,
@@ -158,6 +160,7 @@ def guarded(
         fast: makes the segments.
         potential: behind the judge of the energy and the usual fallback.
         energy_limit_eV: largest change of the total energy over a segment; None: not judged.
+        energy_frames: frames whose energy is asked for, see `EnergyJudge`.
         judges: others, asked first.
         fallback: makes what is rejected again; velocity Verlet with the potential when None.
         fallback_timestep_fs: longest step of that velocity Verlet.
@@ -173,7 +176,7 @@ def guarded(
         fallback = VelocityVerlet(potential, interval / steps, interval, fast.n_frames)
     asked = list(judges)
     if energy_limit_eV is not None:
-        asked.append(EnergyJudge(potential, energy_limit_eV))
+        asked.append(EnergyJudge(potential, energy_limit_eV, frames=energy_frames))
     return GuardedPropagator(fast, fallback, asked)
 
 

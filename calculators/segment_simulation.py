@@ -22,6 +22,7 @@ from egno_md.calculators.openmm_molecule import particle_roles
 from egno_md.calculators.segment_checkpoint import SegmentCheckpoint, write_whole
 from egno_md.calculators.segment_scheme import open_propagator, refuse_constraints, scheme_of
 from egno_md.calculators.segment_steps import SegmentSteps
+from egno_md.propagators.energy_frames import EnergyFrames
 from egno_md.propagators.guarded import GuardedPropagator, GuardStatistics
 from egno_md.roles import Judge, Propagator
 from egno_md.segment import Event, MadeBy
@@ -50,6 +51,7 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
         *,
         guard: Judge | Sequence[Judge] = (),
         energy_limit: unit.Quantity | float | None = None,
+        energy_frames: EnergyFrames = "auto",
         fallback: openmm.Integrator | None = None,
         constraints: Literal["refuse", "project"] = "refuse",
         platform: openmm.Platform | None = None,
@@ -64,8 +66,10 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
             propagator: name, path or bundle of an EGNO, or a propagator made for
                 `molecule_from_openmm(topology, system)`.
             guard: judges of every segment, cheap ones first.
-            energy_limit: largest change of the system's total energy over a segment; asks
-                the system twice per segment. A number is in kJ/mol.
+            energy_limit: largest change of the system's total energy over a segment. A number is
+                in kJ/mol.
+            energy_frames: frames of a segment for which the system is asked: "last", "all", or
+                "auto", all at first and while many segments are rejected.
             fallback: makes the frames that are not accepted or not finite.
             constraints: "project" moves frames onto the system's constraints; "refuse" refuses
                 a system that has some.
@@ -92,7 +96,8 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
         frames = ContextFrames(self.context, roles)
         judges = [guard] if isinstance(guard, Judge) else list(guard)
         if energy_limit is not None:
-            judges.append(ContextEnergyJudge(frames, _in_kj_per_mol(energy_limit) * KJ_PER_MOL))
+            limit_eV = _in_kj_per_mol(energy_limit) * KJ_PER_MOL
+            judges.append(ContextEnergyJudge(frames, limit_eV, energy_frames))
         safe = None
         if fallback is not None:
             safe = ContextIntegrator(frames, baths, fallback, 1, interval_fs, fast.n_frames)

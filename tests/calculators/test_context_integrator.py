@@ -125,6 +125,18 @@ def test_the_energy_limit_asks_the_system() -> None:
     assert after == pytest.approx(total, abs=1e-2)
 
 
+@pytest.mark.parametrize(("asked", "caught"), [("auto", 1), ("all", 1), ("last", 0)])
+def test_a_bad_frame_before_a_good_end_is_seen_where_every_frame_is_asked_for(asked, caught):
+    wells = ExactWells()
+    sim = simulation(
+        wells=wells, energy_limit=1.0, energy_frames=asked,
+        fallback=openmm.VerletIntegrator(0.0005),
+    )  # fmt: skip
+    wells.damage = lambda segment: segment.velocities[:, 3].mul_(2.0)
+    sim.step(8)
+    assert [e.n_accepted for e in sim.events] == [3] * caught
+
+
 def test_an_openmm_system_and_bonds_judge() -> None:
     topology, system = carbons(3)
     atoms = list(topology.atoms())

@@ -146,6 +146,16 @@ def test_a_guard_makes_bad_frames_again_and_gives_the_energies(tmp_path) -> None
     assert driver(some_atoms()).statistics() is None
 
 
+@pytest.mark.parametrize(("asked", "caught"), [("auto", 1), ("all", 1), ("last", 0)])
+def test_a_bad_frame_before_a_good_end_is_seen_where_every_frame_is_asked_for(asked, caught):
+    fast = Oscillators(4, 2.0)
+    fast.damage = lambda segment: segment.positions[:, 1].add_(0.5)
+    options = {"energy_limit_eV": 0.01, "energy_frames": asked, "fallback_timestep_fs": 0.1}
+    with driver(some_atoms(), fast, guard=Tethers(), **options) as dyn:
+        dyn.run(4)
+    assert [event.n_accepted for event in dyn.events] == [1] * caught
+
+
 def test_a_fallback_of_ones_own_and_a_calculator_that_stays() -> None:
     atoms, fast = some_atoms(), Oscillators(4, 2.0)
     fast.damage = lambda segment: segment.positions.add_(1.0)
