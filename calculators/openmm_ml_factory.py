@@ -8,6 +8,7 @@ So nothing is imported at the top, torch and OpenMM least of all.
 | modelPath | MLPotential | name or path of an eSCN bundle |
 | precision | MLPotential, create...System | "single" or "double"; else the bundle's own |
 | device | MLPotential, create...System | where torch computes; else CUDA if there is a device |
+| compile | MLPotential | whether the network is compiled at its first evaluation |
 | scale | create...System | global parameter that multiplies energy and forces |
 """
 
@@ -51,6 +52,7 @@ class ESCNForces:
         modelPath: Any = None,  # noqa: ANN401
         precision: str | None = None,
         device: Any = None,  # noqa: ANN401
+        compile: bool = False,
         **unknown: Any,  # noqa: ANN401
     ) -> None:
         """Load the model, so that a wrong path is known at once.
@@ -60,6 +62,7 @@ class ESCNForces:
             modelPath: name or path of an eSCN bundle.
             precision: "single" or "double"; None: the bundle's own.
             device: where torch computes; None: CUDA if there is a device.
+            compile: compile the network at the first evaluation.
             unknown: anything else is refused.
 
         Raises:
@@ -69,7 +72,7 @@ class ESCNForces:
         if unknown:
             raise ValueError(
                 f"MLPotential({name!r}) does not know {', '.join(unknown)}; "
-                "it knows modelPath, precision, device"
+                "it knows modelPath, precision, device, compile"
             )
         if modelPath is None:
             raise ValueError(
@@ -78,8 +81,9 @@ class ESCNForces:
         from egno_md.calculators.shared_models import open_shared
 
         self.name, self.modelPath, self.precision, self.device = name, modelPath, precision, device
+        self.compile = compile
         # Kept, so that all Systems made with it share one model.
-        self._shared = open_shared(modelPath, device, _dtype(precision))
+        self._shared = open_shared(modelPath, device, _dtype(precision), compile)
 
     def addForces(
         self,
@@ -119,6 +123,7 @@ class ESCNForces:
             scale=scale,
             device=self.device if device is None else device,
             dtype=_dtype(self.precision if precision is None else precision),
+            compile=self.compile,
         )
         force.setForceGroup(forceGroup)
         system.addForce(force)

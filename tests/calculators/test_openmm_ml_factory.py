@@ -17,6 +17,8 @@ from openmm import unit
 
 from egno_md.bundle import load_bundle
 from egno_md.calculators.openmm_ml_factory import ESCNPotentialFactory
+from egno_md.calculators.shared_models import open_shared
+from egno_md.models.compiled_segment import Compiling
 from egno_md.propagators.escn_potential import ESCNPotential
 from tests.calculators.openmm_waters import (
     PLATFORMS,
@@ -259,3 +261,16 @@ def test_what_the_model_does_not_know_is_refused(openmmml, potential):
     assert potential.createSystem(topology([8, 1]), charge=0, multiplicity=1).getNumForces() == 2
     with pytest.raises(ValueError, match="particle 1 is C"):
         potential.createSystem(topology([8, 6]))
+
+
+def test_a_compiled_model_is_another_one_in_memory(openmmml, bundle):
+    made = openmmml.MLPotential(
+        "escn", modelPath=bundle, precision="double", device="cpu", compile=True
+    )
+    x, numbers = waters(2)
+    system = made.createSystem(topology(numbers))
+    compiled = open_shared(bundle, "cpu", "float64", compile=True).potential
+    assert open_shared(bundle, "cpu", "float64").potential is not compiled
+    compiled.compiled.compiling = Compiling(strict=True, backend="eager")
+    energy_forces(context_of(system, x))
+    assert compiled.compiled.n_compiled == 1
