@@ -26,7 +26,8 @@ class CheckConfig(Job):
     bundle: tuple[str, ...] = ()
     """Packaged names or paths."""
     structure: str | None = None
-    """A geometry the bundles are meant for; else the packaged example of their molecule."""
+    """A geometry the bundles are meant for; else the packaged example of their molecule, or a cell
+    of their elements where the bundle names no molecule."""
     length_ps: float = Field(0.5, ge=0.0)
     """Length of the runs at constant energy, ps; 0 leaves them out."""
     timestep_fs: float = Field(0.25, gt=0.0, le=2.0)
@@ -90,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _example(bundle: Bundle) -> State:
-    """The packaged geometry of a molecule the bundle was trained on."""
+    """The packaged geometry of a molecule the bundle was trained on, or a cell of its elements."""
     from importlib import resources
 
     from egno_md.data.structures import read_structure
@@ -99,9 +100,12 @@ def _example(bundle: Bundle) -> State:
     for file in sorted(folder.iterdir()):
         if file.suffix in (".xyz", ".pdb"):
             start = read_structure(file)
-            if bundle.was_trained_on(start.molecule):
+            trained_on = bundle.was_trained_on(start.molecule)
+            if trained_on is None and all(start.molecule.pbc):
+                trained_on = set(start.molecule.numbers.tolist()) == set(bundle.card.elements)
+            if trained_on:
                 return start
     raise ValueError(
-        f"no packaged structure is of a molecule that {bundle.name} was trained on; "
+        f"no packaged structure is of a molecule or crystal that {bundle.name} was trained on; "
         "give one by --structure FILE"
     )

@@ -60,7 +60,7 @@ def test_sizes_units_and_stresses(folder):
     assert all(np.isclose(raw, float(e), rtol=1e-12).any() for e in frames.energies)
     silicon = potential_task(folder, "mlearn-Si").tests["test"]
     virial = np.load(folder / "bulk/mlearn_Si_test.npz")["virial_stress"]
-    np.testing.assert_allclose(silicon.stress[:, 0, 2], -0.1 * GPA * virial[:, 4], rtol=1e-12)
+    np.testing.assert_allclose(silicon.stress[:, 0, 2], -0.1 * GPA * virial[:, 5], rtol=1e-12)
 
 
 def test_frames_of_two_files_count_once(folder):
