@@ -25,6 +25,7 @@ from egno_md.calculators.segment_parts import (
     checked_start,
     guarded,
     learned_or_given,
+    own_copy,
     potential_behind,
 )
 from egno_md.calculators.segment_restart import checked_record, read_record, write_record
@@ -98,8 +99,7 @@ class SegmentDynamics(MolecularDynamics):
             seed: of the bath's noise, or a generator.
             guard: bundle of kind "escn", ASE calculator or potential that judges segments.
             energy_limit_eV: largest change of the total energy over a segment by the guard.
-            energy_frames: frames of a segment whose energy is asked for: "last", "all", or
-                "auto", all at first and while many segments are rejected.
+            energy_frames: whose energy is asked for: "last", "all", "auto", see `EnergyJudge`.
             judges: others, asked before the energy.
             fallback: makes again what is rejected; velocity Verlet with the guard when None.
             fallback_timestep_fs: longest step of that.
@@ -160,7 +160,7 @@ class SegmentDynamics(MolecularDynamics):
             loginterval,
             append_trajectory=append_trajectory,
         )
-        self._put(_own(moving.positions[0]), _own(v[0]))
+        self._put(own_copy(moving.positions[0]), own_copy(v[0]))
         if logfile:
             logger = _Logger(dyn=self, atoms=atoms, logfile=logfile, comm=self.comm)
             self.attach(self.closelater(logger), loginterval)  # type: ignore[no-untyped-call]
@@ -245,7 +245,7 @@ class SegmentDynamics(MolecularDynamics):
         self._n_finite = 0
         if segment is not None:
             self._n_finite = int(leading(finite_frames(segment))[0])
-            places, speeds = _own(segment.positions[0]), _own(segment.velocities[0])
+            places, speeds = own_copy(segment.positions[0]), own_copy(segment.velocities[0])
             # All frames at once: what is left for a step is to copy.
             self._places, self._speeds = list(places), list(speeds)
             self._pushes = speeds.numpy() * self._mass_factors
@@ -277,7 +277,7 @@ class SegmentDynamics(MolecularDynamics):
     ) -> None:
         """Give the atoms a frame, held atoms where they are, and remember what they got.
 
-        All are `(n_atoms, 3)`, in Å, Å/fs and, if they are at hand, ASE's units; `_own` gave them.
+        All are `(n_atoms, 3)`, in Å, Å/fs and, if they are at hand, ASE's units; `own_copy` gave them.
         """
         self._positions, self._velocities = positions, velocities
         if held := list(self._held.atoms):
@@ -383,7 +383,7 @@ class SegmentDynamics(MolecularDynamics):
         self.nsteps = int(record["nsteps"])
         self.atoms.set_cell(record["cell"].numpy())  # type: ignore[no-untyped-call]
         self.atoms.set_positions(record["positions"].numpy(), apply_constraint=False)  # type: ignore[no-untyped-call]
-        self._put(_own(record["positions"]), _own(record["velocities"]))
+        self._put(own_copy(record["positions"]), own_copy(record["velocities"]))
         self._made_by = MadeBy(int(record["made_by"]))
         frames = taken_from("segment", record)
         self._take(None)
@@ -398,8 +398,3 @@ class _Logger(MDLogger):
 
     def _potential_energy(self) -> float:
         return float("nan") if self.atoms.calc is None else float(super()._potential_energy())  # type: ignore[no-untyped-call]
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """Return a copy on the CPU in float64 that nobody else has."""
-    return tensor.detach().to("cpu", torch.float64, copy=True)

@@ -221,3 +221,12 @@ def bond_list(bonds: Sequence[tuple[int, int]] | Tensor) -> Tensor:
     pairs = torch.as_tensor(bonds, dtype=torch.int64).reshape(-1, 2)
     ordered: Tensor = torch.unique(pairs.sort(1).values, dim=0)
     return ordered
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU in float64 that nobody else has.
+
+    Args:
+        tensor: of any shape, dtype and device.
+    """
+    return tensor.detach().to("cpu", torch.float64, copy=True)

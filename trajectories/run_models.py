@@ -10,7 +10,7 @@ import torch
 
 from egno_md.bonds import constitution
 from egno_md.bundle import Bundle, load_bundle
-from egno_md.models.compiled_segment import Compiling
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.roles import Potential

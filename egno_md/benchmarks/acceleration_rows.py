@@ -15,7 +15,7 @@ from torch import Tensor
 
 from egno_md.benchmarks.energy_rescaled import EnergyRescaled
 from egno_md.benchmarks.rollout_subject import Subject
-from egno_md.models.compiled_segment import Compiling
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.bond_constraints import BondConstraints
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.constrained_langevin import ConstrainedLangevin

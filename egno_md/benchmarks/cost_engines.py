@@ -16,7 +16,7 @@ from openmm import app
 from egno_md.bundle import Bundle
 from egno_md.calculators.potential_from_ase import ASEPotential
 from egno_md.calculators.potential_from_openmm import FORCE_FIELDS
-from egno_md.models.compiled_segment import Compiling
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.classical import VelocityVerlet
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.learned import LearnedPropagator

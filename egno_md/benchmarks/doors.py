@@ -18,7 +18,7 @@ from egno_md.benchmarks.table import Cell, Table
 from egno_md.benchmarks.time_step_runs import time_step_table
 from egno_md.bonds import guess_bonds
 from egno_md.calculators.escn_calculator import ESCNCalculator
-from egno_md.models.compiled_segment import Compiling
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.state import Molecule, State
 from egno_md.training.sources import start_structure

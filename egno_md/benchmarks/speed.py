@@ -20,9 +20,9 @@ from egno_md.benchmarks.plain_escn import PlainESCN
 from egno_md.benchmarks.speed_systems import one_molecule, two_molecules, water_box
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.benchmarks.training_step import cpu_seconds
-from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn import ESCN
 from egno_md.models.escn_md import ESCNMD
+from egno_md.models.frozen_graph import Compiling
 from egno_md.models.nearest_neighbours import keep_nearest
 from egno_md.models.neighbours import find_neighbours
 from egno_md.propagators.escn_potential import ESCNPotential

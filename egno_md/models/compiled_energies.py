@@ -21,18 +21,16 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from egno_md.models.compiled_segment import COMPILER_OPTIONS, Compiling
 from egno_md.models.escn_md import ESCNMD
+from egno_md.models.frozen_graph import Compiling, TensorFunction, frozen_graph
 from egno_md.models.neighbours import filled_edges
 
 _LOG = logging.getLogger(__name__)
@@ -48,8 +46,6 @@ _ROOM = 1.1
 
 #: Numbers of edges are multiples of this.
 _MULTIPLE = 8
-
-_Function = Callable[..., tuple[Tensor, ...]]
 
 #: Atoms, whether there are gradients, dtype and device.
 _Key = tuple[int, bool, torch.dtype, torch.device]
@@ -85,7 +81,7 @@ class CompiledEnergies:
         self.n_compiled = 0
         self._weights = [*model.parameters(), *model.buffers()]
         self._last_weights: list[tuple[int, int]] = []
-        self._made: dict[_Key, tuple[int, _Function]] = {}
+        self._made: dict[_Key, tuple[int, TensorFunction]] = {}
         self._refused: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,7 +159,7 @@ class CompiledEnergies:
 
     def _compiled(
         self, positions: Tensor, numbers: Tensor, room: int, gradients: bool
-    ) -> _Function | None:
+    ) -> TensorFunction | None:
         """Compile for a number of atoms and edges, or say why not.
 
         Raises:
@@ -179,23 +175,15 @@ class CompiledEnergies:
                 2.0 * self.model.cutoff_A,
             ),
         )
-        backend = self.compiling.backend
-        options = dict(COMPILER_OPTIONS) if backend == "inductor" else None
-        try:
-            with warnings.catch_warnings(), torch.no_grad(), _one_block(self.model):
-                # Of the compiler's own making: it loads parts of torch that torch deprecates.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                traced = make_fx(_traceable(self.model, len(positions), gradients))(*example)
-                # The bound method: a module called as one costs more than it.
-                made: _Function = torch.compile(
-                    traced.forward, backend=backend, dynamic=False, options=options
-                )
-                made(*example)
-        except RuntimeError as why:
-            if self.compiling.strict:
-                raise
-            self.failure = str(why).splitlines()[0]
-            _LOG.warning("going on without compiled energies: %s", self.failure)
+        with _one_block(self.model):
+            made = frozen_graph(
+                _traceable(self.model, len(positions), gradients),
+                example,
+                self.compiling,
+                "energies",
+            )
+        if isinstance(made, str):
+            self.failure = made
             return None
         return made
 
@@ -211,7 +199,7 @@ def _one_block(model: ESCNMD) -> Iterator[None]:
         model.edges_at_once, model.kept_bytes = before
 
 
-def _traceable(model: nn.Module, n_atoms: int, gradients: bool) -> _Function:
+def _traceable(model: nn.Module, n_atoms: int, gradients: bool) -> TensorFunction:
     """A function of a flat graph that tracing sees through."""
 
     def function(

@@ -22,47 +22,19 @@ that a kick that had to be found again has the bits of the remembered one.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from egno_md.models.frozen_graph import Compiling, frozen_graph
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import PairGraph
 from egno_md.units import ACCELERATION_PER_FORCE
 
-_LOG = logging.getLogger(__name__)
-
 #: (x, v, k, s, weights of the modes) -> (x, v, k) after a stage.
 _Stage = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-
-#: Weights and pairs become constants, and no Python stands between the compiled loops.
-COMPILER_OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
-    "freezing": True,
-    "cpp_wrapper": True,
-}
-
-# What guards would watch is watched here: weights, number types, shapes, devices, strides.
-_NO_GUARDS = getattr(torch.compiler, "skip_all_guards_unsafe", None)
-if _NO_GUARDS is not None:
-    COMPILER_OPTIONS["guard_filter_fn"] = _NO_GUARDS
-
-
-@dataclass(frozen=True, slots=True)
-class Compiling:
-    """How stages are compiled.
-
-    Attributes:
-        strict: raise where compiling fails; else log why once and go on without.
-        backend: backend of `torch.compile`.
-    """
-
-    strict: bool = False
-    backend: str | Callable[..., object] = "inductor"
 
 
 class SegmentMap:
@@ -184,26 +156,12 @@ class SegmentMap:
         """
         if self.compiling is None or self.failure is not None:
             return None
-        backend = self.compiling.backend
-        options = dict(COMPILER_OPTIONS) if backend == "inductor" else None
-        example = self._at_rest(x)
-        try:
-            with warnings.catch_warnings():
-                # Of the compiler's own making: it loads parts of torch that torch deprecates.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                traced = make_fx(self._around(x, self._traceable_force))(*example)
-                # The bound method: a module called as one costs more than it.
-                made: _Stage = torch.compile(
-                    traced.forward, backend=backend, dynamic=False, options=options
-                )
-                made(*example)
-        except RuntimeError as why:
-            if self.compiling.strict:
-                raise
-            self.failure = str(why).splitlines()[0]
-            _LOG.warning("going on without compiled segments: %s", self.failure)
+        stage = self._around(x, self._traceable_force)
+        made = frozen_graph(stage, self._at_rest(x), self.compiling, "segments")
+        if isinstance(made, str):
+            self.failure = made
             return None
-        return made
+        return cast(_Stage, made)
 
     def _traceable_force(self, x: Tensor, modes: Tensor) -> Tensor:
         """The force by a derivative that tracing sees through."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn import ESCN
+from egno_md.models.frozen_graph import Compiling
 from egno_md.models.nearest_neighbours import keep_nearest
 from egno_md.models.neighbours import find_neighbours
 from egno_md.propagators.escn_potential import ESCNPotential

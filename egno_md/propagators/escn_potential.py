@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from egno_md.models.compiled_energies import CompiledEnergies
-from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn_md import ESCNMD
+from egno_md.models.frozen_graph import Compiling
 from egno_md.models.neighbours import Neighbours, find_neighbours
 from egno_md.propagators.memory import refuse_too_large
 from egno_md.propagators.network_evaluation import (

@@ -12,8 +12,8 @@ from torch import Tensor
 from egno_md.bonds import bond_graph_distance
 from egno_md.bundle import Bundle, build_model, load_bundle
 from egno_md.models.compiled_gradient import CompiledGradient
-from egno_md.models.compiled_segment import Compiling
 from egno_md.models.frame_interpolation import path_at_times
+from egno_md.models.frozen_graph import Compiling
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import PairGraph, element_rows, pair_graph
 from egno_md.propagators.learned_frames import AllPairsFrames, Frames, NearFrames

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from egno_md.models.compiled_segment import Compiling, SegmentMap
+from egno_md.models.compiled_segment import SegmentMap
+from egno_md.models.frozen_graph import Compiling
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import PairGraph
 from egno_md.models.periodic_pairs import periodic_graph

@@ -6,7 +6,7 @@ import torch
 from egno_md.benchmark_config import BenchmarkConfig
 from egno_md.benchmarks import speed
 from egno_md.benchmarks.speed_systems import one_molecule, two_molecules, water_box
-from egno_md.models.compiled_segment import Compiling
+from egno_md.models.frozen_graph import Compiling
 from egno_md.testing.cell_checks import supercell
 
 

@@ -15,9 +15,9 @@ from ase.md import thermalize_momenta
 from egno_md.bundle import BundleCard, save_bundle
 from egno_md.calculators.escn_calculator import ESCNCalculator
 from egno_md.calculators.potential_calculator import PotentialCalculator
-from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn import ESCN
 from egno_md.models.escn_md import ESCNMD
+from egno_md.models.frozen_graph import Compiling
 from egno_md.roles import EnergyForces
 
 

@@ -12,7 +12,7 @@ from egno_md import openmm_force
 from egno_md.bundle import load_bundle
 from egno_md.calculators.shared_models import open_shared
 from egno_md.data.structures import read_structure
-from egno_md.models.compiled_segment import Compiling
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.units import KJ_PER_MOL, NM_PER_A
 from tests.calculators.openmm_waters import (

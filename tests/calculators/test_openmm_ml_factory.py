@@ -18,7 +18,7 @@ from openmm import unit
 from egno_md.bundle import load_bundle
 from egno_md.calculators.openmm_ml_factory import ESCNPotentialFactory
 from egno_md.calculators.shared_models import open_shared
-from egno_md.models.compiled_segment import Compiling
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.escn_potential import ESCNPotential
 from tests.calculators.openmm_waters import (
     PLATFORMS,

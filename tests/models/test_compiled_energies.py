@@ -9,8 +9,8 @@ import torch
 
 from egno_md.models import compiled_energies
 from egno_md.models.compiled_energies import CompiledEnergies
-from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn_md import ESCNMD
+from egno_md.models.frozen_graph import Compiling
 from egno_md.models.neighbours import find_neighbours
 
 TRACED = Compiling(strict=True, backend="eager")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from egno_md.models.compiled_segment import Compiling, SegmentMap
+from egno_md.models.compiled_segment import SegmentMap
+from egno_md.models.frozen_graph import Compiling
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import pair_graph
 

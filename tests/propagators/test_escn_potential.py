@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from egno_md.bundle import BundleCard, save_bundle
-from egno_md.models.compiled_segment import Compiling
 from egno_md.models.escn_md import ESCNMD
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.roles import Potential
 from egno_md.state import Molecule, State

@@ -5,7 +5,7 @@ import torch
 
 from egno_md.bonds import bond_graph_distance
 from egno_md.bundle import BundleCard, save_bundle
-from egno_md.models.compiled_segment import Compiling
+from egno_md.models.frozen_graph import Compiling
 from egno_md.models.hamiltonian_egno import HamiltonianEGNO
 from egno_md.models.pair_classes import distance_statistics
 from egno_md.propagators.learned import LearnedPropagator
