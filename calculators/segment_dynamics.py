@@ -277,7 +277,7 @@ class SegmentDynamics(MolecularDynamics):
     ) -> None:
         """Give the atoms a frame, held atoms where they are, and remember what they got.
 
-        All are `(n_atoms, 3)`, in Å, Å/fs and, if they are at hand, ASE's units; `own_copy` gave them.
+        All are `(n_atoms, 3)`, in Å, Å/fs and, if at hand, ASE's units; `own_copy` gave them.
         """
         self._positions, self._velocities = positions, velocities
         if held := list(self._held.atoms):
