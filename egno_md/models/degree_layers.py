@@ -22,6 +22,9 @@ def degree_of_each(max_degree: int) -> Tensor:
 class DegreeLinear(nn.Module):
     """Mixes channels, with one matrix per degree and a bias for degree 0."""
 
+    #: The first axis of the weight counts matrices; optimisers of matrices ask.
+    stacked_first = True
+
     def __init__(
         self, max_degree: int, in_channels: int, out_channels: int, *, bias: bool = True
     ) -> None:

@@ -335,17 +335,25 @@ def load_best(folder: Path) -> dict[str, Tensor]:
 def make_optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
     """Make AdamW or SOAP, which decay matrices only.
 
+    SOAP takes the weights of modules with `stacked_first` for matrices over their last two axes.
+
     Args:
         model: gives the weights.
         settings: gives the kind, learning rate and decay.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": settings.weight_decay},
+    modules = [m for m in model.modules() if getattr(m, "stacked_first", False)]
+    theirs = {id(p) for m in modules for p in m.parameters(recurse=False) if p.ndim > 2}
+    decay = settings.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in weights if p.ndim >= 2 and id(p) not in theirs]},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in weights if id(p) in theirs]},
     ]
-    used = [g for g in groups if g["params"]]
+    used = [{"weight_decay": decay, **g} for g in groups if g["params"]]
     if settings.optimizer == "soap":
+        for group in used:
+            group["stacked_first"] = any(id(p) in theirs for p in group["params"])
         return SOAP(used, settings.learning_rate)
     return torch.optim.AdamW(used, lr=settings.learning_rate)
 

@@ -31,8 +31,9 @@ State = dict[str, Tensor]
 class SOAP(torch.optim.Optimizer):
     """SOAP for matrices, Adam for the rest.
 
-    A weight of more than two axes is a stack of matrices over its first two. Vectors, matrices
-    of one row or column and those with a side above `largest_side` get plain Adam.
+    A weight of more than two axes is a stack of matrices over its first two, or over its last two
+    in a group with `stacked_first`. Vectors, matrices of one row or column and those with a side
+    above `largest_side` get plain Adam.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class SOAP(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "renew_every": renew_every,
             "largest_side": largest_side,
+            "stacked_first": False,
         }
         super().__init__(params, defaults)
 
@@ -78,7 +80,7 @@ class SOAP(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                stacked = weight.grad.ndim > 2
+                stacked = weight.grad.ndim > 2 and not group["stacked_first"]
                 gradient = weight.grad.movedim((0, 1), (-2, -1)) if stacked else weight.grad
                 gradient = gradient.contiguous()
                 state: State = self.state[weight]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from egno_md.models.degree_layers import DegreeLinear
 from egno_md.training.loop import make_optimizer
 from egno_md.training.settings import FitSettings
 from egno_md.training.soap import SOAP
@@ -82,6 +83,23 @@ def test_stacks_are_matrices_of_their_own():
         for optimizer in optimizers:
             optimizer.step()
     assert torch.allclose(whole[:, :, 1, 0], single, atol=1e-5)
+
+
+def test_matrices_by_degree_are_taken_over_their_last_two_axes():
+    torch.manual_seed(6)
+    model = nn.Sequential(DegreeLinear(2, 4, 3), nn.Linear(4, 4))
+    whole = model[0].weight
+    single = nn.Parameter(whole[1].detach().clone())
+    settings = FitSettings(steps=1, optimizer="soap", learning_rate=0.01, weight_decay=0.1)
+    mine = make_optimizer(model, settings)
+    assert sum(len(g["params"]) for g in mine.param_groups) == len(list(model.parameters()))
+    optimizers = [mine, SOAP(groups(single), 0.01, weight_decay=0.1)]
+    for gradient in torch.randn(12, 3, 4, 3):
+        whole.grad, single.grad = gradient, gradient[1].clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.allclose(whole[1], single, atol=1e-5)
+    assert not torch.allclose(whole[0], single, atol=1e-2)
 
 
 def test_weights_without_gradient_stay():
