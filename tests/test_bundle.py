@@ -226,7 +226,8 @@ class TestFinding:
             assert bundle.name == name
             assert sum(p.stat().st_size for p in path.iterdir()) < 3_000_000
             assert (path / "CARD.md").read_text() == card_as_markdown(bundle.card)
-            assert bundle.card.training["command"].startswith("egno-md train")
+            made_by = ("egno-md train", "egno-md benchmark potentials")
+            assert bundle.card.training["command"].startswith(made_by)
             build_model(bundle)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase.eos import EquationOfState
 
 from egno_md.bundle import find_bundle, load_bundle
 from egno_md.calculators.potential_from_ase import ASEPotential
@@ -17,7 +18,7 @@ from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.state import State, kinetic_energy, maxwell_boltzmann
 from egno_md.testing.potential_checks import force_error, rotation_error
-from egno_md.units import KCAL_PER_MOL
+from egno_md.units import GPA, KCAL_PER_MOL
 
 METHANOL = """6
 
@@ -51,13 +52,17 @@ def ethanol(n: int, kelvin: float = 300.0) -> State:
         "transferable-egno",
         "alanine-dipeptide-egno",
         "copper-egno",
+        "aspirin-escn",
+        "water-escn",
+        "silicon-escn",
     ],
 )
 def test_bundles_are_small_and_say_how_they_were_made(name: str) -> None:
     size = sum(f.stat().st_size for f in find_bundle(name).iterdir())
     card = load_bundle(name).card
     assert size < 3_000_000
-    assert card.training["command"].startswith("egno-md train")
+    made_by = ("egno-md train", "egno-md benchmark potentials")
+    assert card.training["command"].startswith(made_by)
     assert card.training["cpu_seconds"] > 0
     assert len(card.training["sha256"]) == 64
     assert card.level_of_theory
@@ -101,6 +106,44 @@ def test_segments_conserve_the_potential_s_energy() -> None:
     # About one k_B T at 300 K for the whole molecule, and none beyond the default limit.
     assert float(change.abs().mean()) < 0.03
     assert float(change.abs().max()) < 0.1
+
+
+def test_silicon_has_the_lattice_and_the_stiffness_of_its_theory() -> None:
+    rest = read_structure(EXAMPLE.with_name("silicon.xyz"))
+    assert rest.cell is not None
+    stretches = torch.linspace(0.97, 1.03, 13, dtype=torch.float64)
+    # A replica for each volume.
+    cells = rest.cell.double() * stretches[:, None, None]
+    x = rest.positions.double() * stretches[:, None, None]
+    state = State.at_rest(rest.molecule, x, cell=cells)
+    found = ESCNPotential.from_bundle("silicon-escn").evaluate(state, virial=True)
+    volumes = torch.linalg.det(cells)
+    fitted = EquationOfState(volumes.numpy(), found.energy.numpy(), eos="birchmurnaghan")
+    volume, _, modulus = fitted.fit()
+    lattice_A = (volume / 8.0) ** (1.0 / 3.0)
+    # PBE: 5.469 Å, 88 to 89 GPa.
+    assert lattice_A == pytest.approx(5.469, rel=0.005)
+    assert modulus / GPA == pytest.approx(88.5, rel=0.1)
+    # The virial is the slope of that curve: -dE/dV = trace(virial) / 3V.
+    slope = torch.gradient(found.energy, spacing=(volumes,))[0]
+    assert found.virial is not None
+    pressure = found.virial.diagonal(dim1=1, dim2=2).sum(1) / (3.0 * volumes)
+    torch.testing.assert_close(pressure[1:-1], -slope[1:-1], rtol=0.05, atol=3e-4)
+
+
+def test_water_molecules_stay_molecules() -> None:
+    rest = read_structure(EXAMPLE.with_name("water.xyz"))
+    g = torch.Generator().manual_seed(5)
+    v = maxwell_boltzmann(rest.molecule, 1, 300.0, g)
+    assert rest.cell is not None
+    start = State(rest.molecule, rest.positions.double(), v, 0.0, rest.cell.double())
+    potential = ESCNPotential.from_bundle("water-escn")
+    end = Langevin(potential, 0.5, 10.0, 5, 300.0, 20.0, g).advance(start).last
+    x = end.positions[0].view(-1, 3, 3)
+    for atom in (1, 2):
+        lengths = (x[:, atom] - x[:, 0]).norm(dim=-1)
+        assert float(lengths.min()) > 0.8
+        assert float(lengths.max()) < 1.2
 
 
 def test_copper_in_a_cell_keeps_the_energy_of_its_teacher() -> None:
