@@ -53,7 +53,7 @@ def makers_figure(made_by: Tensor, length_ps: float) -> str:
         )
         axes.set_xlabel("time (ps)")
         axes.set_ylabel("replica")
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         axes.spines[:].set_visible(False)
         return as_svg(drawing, "makers", "Who made each frame, one strip per replica over time.")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 import torch
 
-from egno_md.trajectories.report_figures import energy_figure, shared_frames
+from egno_md.trajectories.report_figures import energy_figure, makers_figure, shared_frames
 
 
 def test_a_rejected_replica_alone_is_not_drawn_as_the_mean_of_all() -> None:
@@ -23,3 +26,14 @@ def test_energies_of_one_replica_are_drawn_whole() -> None:
     assert shared_frames(torch.isfinite(potential)).tolist() == [False] * 2 + [True] * 4
     picture = energy_figure(times, potential, torch.ones((1, 6), dtype=torch.float64), 3)
     assert "Mean energies of the replicas over time." in picture
+
+
+@pytest.mark.parametrize("n", [1, 2, 16])
+def test_replicas_are_counted_in_whole_numbers(n: int) -> None:
+    picture = makers_figure(torch.ones((n, 50), dtype=torch.int8), 0.5)
+    marks = re.findall(r">([^<>]+)</text>", picture)
+    # Times have a decimal point and end with 0.5; the rest counts replicas.
+    counted = [mark for mark in marks if mark.lstrip("−-").isdigit()]
+    assert counted[0] == "0"
+    assert all(0 <= int(mark) < n for mark in counted)
+    assert len([mark for mark in marks if "." in mark]) == 6
