@@ -56,7 +56,7 @@ class ESCNCalculator(PotentialCalculator):
             n_threads: CPU threads while it computes; None leaves torch's setting.
             skin_A: how far beyond the cutoff neighbours are remembered; None: not at all.
             compile: compile at the first evaluation, which takes up to two minutes, for
-                evaluations that cost a half (23 atoms) to a seventh (9 atoms).
+                evaluations that cost a half or less in small molecules.
 
         Raises:
             FileNotFoundError: if there is no such bundle.
