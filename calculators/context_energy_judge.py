@@ -68,12 +68,12 @@ class ContextEnergyJudge:
         changes = torch.tensor([[*(change(k) for k in range(n - 1)), last]], dtype=torch.float64)
         kept = int(leading(changes.abs() <= self.limit_eV)[0])
         self.watchfulness.note(torch.tensor([kept == n]))
-        if kept == n:
-            return Verdict(torch.tensor([n]), (None,), found)
-        why = (
-            f"the total energy changes by {float(changes[0, kept]):.3g} eV from the start of the "
-            f"segment; allowed {self.limit_eV:g} eV"
-        )
+        why = None
+        if kept < n:
+            why = (
+                f"the total energy changes by {float(changes[0, kept]):.3g} eV from the start of "
+                f"the segment; allowed {self.limit_eV:g} eV"
+            )
         return Verdict(torch.tensor([kept]), (why,), found)
 
     def restart_state(self) -> dict[str, Tensor]:

@@ -55,8 +55,7 @@ class ESCNCalculator(PotentialCalculator):
             dtype: "float32", "float64", or None for the bundle's own.
             n_threads: CPU threads while it computes; None leaves torch's setting.
             skin_A: how far beyond the cutoff neighbours are remembered; None: not at all.
-            compile: compile at the first evaluation, which takes up to two minutes, for
-                evaluations that cost a half or less in small molecules.
+            compile: compile at the first evaluation; pays in long runs of few atoms.
 
         Raises:
             FileNotFoundError: if there is no such bundle.

@@ -61,16 +61,15 @@ def openmm_force(
         scale: name of a global parameter, 1 by default, that multiplies energy and forces.
         device: where the model computes; None: CUDA where there is a device, else the CPU.
         dtype: float32 or float64; None: the bundle's own.
-        compile: compile a bundle's network at the first evaluation, which takes up to two minutes
-            and pays in long runs of up to some hundred atoms.
+        compile: compile a bundle's network at the first evaluation; pays in long runs of few atoms.
 
     Returns:
         The force, in group 0, its periodic flag set.
 
     Raises:
         FileNotFoundError: if there is no such bundle.
-        ValueError: for a bundle of another kind, atoms that are not there, elements the model
-            does not know, or a backend that does not exist or cannot be compiled.
+        ValueError: for a bundle of another kind, atoms that are not there, unknown elements, or a
+            backend that does not exist or cannot be compiled.
         ImportError: if a backend needs openmm-torch and it cannot be imported, saying why.
     """
     if backend not in BACKENDS:
@@ -81,14 +80,13 @@ def openmm_force(
     particles = _chosen(numbers, atoms)
     shared = open_shared(bundle, device, dtype, compile)
     _check_model(shared, [numbers[i] for i in particles], particles)
-    whole = len(particles) == len(numbers) and particles == list(range(len(numbers)))
     plan = ForcePlan(
         shared.source,
         tuple(numbers[i] for i in particles),
         boxed if periodic is None else periodic,
         _checked_scale(scale),
     )
-    chosen = [] if whole else particles
+    chosen = [] if particles == list(range(len(numbers))) else particles
     force: openmm.Force
     if backend == "torchscript":
         force = torchscript_force(shared.potential, plan, chosen)

@@ -66,10 +66,8 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
             propagator: name, path or bundle of an EGNO, or a propagator made for
                 `molecule_from_openmm(topology, system)`.
             guard: judges of every segment, cheap ones first.
-            energy_limit: largest change of the system's total energy over a segment. A number is
-                in kJ/mol.
-            energy_frames: frames of a segment for which the system is asked: "last", "all", or
-                "auto", all at first and while many segments are rejected.
+            energy_limit: largest change of the system's total energy over a segment, kJ/mol.
+            energy_frames: frames the system is asked for: "last", "all", "auto", see `EnergyJudge`.
             fallback: makes the frames that are not accepted or not finite.
             constraints: "project" moves frames onto the system's constraints; "refuse" refuses
                 a system that has some.

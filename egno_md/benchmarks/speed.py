@@ -63,7 +63,7 @@ PUBLISHED: Final[Mapping[str, Any]] = {
     "elements": [1, 6, 8],
 }
 
-#: Boxes of the third table, in units of 192 atoms.
+#: Boxes of the fourth table, in units of 192 atoms.
 BOXES: Final = (1, 8, 27, 64, 260)
 
 #: Tables.
@@ -143,7 +143,8 @@ def _compiled(seed: int) -> Table:
         "The networks of the first table, compiled (`ESCNPotential(..., compile=True)`) against "
         f"the same uncompiled, in turn, float32, {torch.get_num_threads()} thread(s): processor "
         f"time, median of {ROUNDS} evaluations, median ratio with its quartiles; compiling: once, "
-        "in this process; differ: largest difference of a force over the largest force.",
+        "in this process, compilers it starts not counted; differ: largest difference of a force "
+        "over the largest force.",
         (
             "network",
             "system",

@@ -12,7 +12,8 @@ energy depends on:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -203,21 +204,8 @@ def sample_position_windows(
             cache, "replicas", key, lambda: _trajectories(potential, start, how, n, seed)
         )
 
-    made = trajectories(how.total, 0)
     n_after = n_points * stride // every
-    usable = made["positions"].shape[1] - n_after
-    replicas = _whole_of_splits(start, made, how)
-    for batch in range(1, _SPARE_BATCHES + 1):
-        needed = [-(-n_starts[part] // max(usable, 1)) for part in n_starts]
-        lacking = [
-            max(0, min(n, count) - len(mine))
-            for n, count, mine in zip(needed, how.counts, replicas, strict=True)
-        ]
-        if usable < 1 or not any(lacking):
-            break
-        made, replicas = _with_spares(
-            start, made, replicas, lacking, trajectories(2 * sum(lacking), batch)
-        )
+    made, replicas = _whole_replicas(start, how, tuple(n_starts.values()), n_after, trajectories)
     source = f"{type(potential).__name__} at {how.temperature_K:g} K"
     windows = {}
     for k, (part, mine) in enumerate(zip(n_starts, replicas, strict=True)):
@@ -227,11 +215,37 @@ def sample_position_windows(
     return windows
 
 
-def _whole_of_splits(start: State, made: dict[str, Tensor], how: Replicas) -> list[Tensor]:
-    """Whole replicas of the training, validation and test split."""
+def _whole_replicas(
+    start: State,
+    how: Replicas,
+    wanted: tuple[int, ...],
+    n_after: int,
+    trajectories: Callable[[int, int], dict[str, Tensor]],
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """All trajectories, and the whole ones of each split, spares among them where too few are left.
+
+    Args:
+        start: the molecule as it should stay.
+        how: replicas.
+        wanted: starts of each split.
+        n_after: frames behind each start.
+        trajectories: makes so many, of a batch.
+    """
+    made = trajectories(how.total, 0)
     whole = _whole(start, made["positions"])
     parts = torch.split(torch.arange(how.total), list(how.counts))
-    return [mine[whole[mine]] for mine in parts]
+    replicas = [mine[whole[mine]] for mine in parts]
+    usable = made["positions"].shape[1] - n_after
+    for batch in range(1, _SPARE_BATCHES + 1):
+        lacking = [
+            max(0, min(math.ceil(n / max(usable, 1)), count) - len(mine))
+            for n, count, mine in zip(wanted, how.counts, replicas, strict=True)
+        ]
+        if usable < 1 or not any(lacking):
+            break
+        spares = trajectories(2 * sum(lacking), batch)
+        made, replicas = _with_spares(start, made, replicas, lacking, spares)
+    return made, replicas
 
 
 def _with_spares(

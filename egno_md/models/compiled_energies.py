@@ -35,10 +35,10 @@ from egno_md.models.neighbours import filled_edges
 
 _LOG = logging.getLogger(__name__)
 
-#: Graphs with more edges are better off uncompiled, in blocks that fit in the cache.
+#: Larger graphs are not compiled: their edges are worked on in blocks that fit in the cache.
 MOST_EDGES = 20_000
 
-#: Different numbers of atoms that are compiled, each for up to two minutes.
+#: Different numbers of atoms that are compiled; each takes a while.
 MOST_SHAPES = 2
 
 #: Room left for more edges than there are, as atoms move.
@@ -138,7 +138,7 @@ class CompiledEnergies:
         """
         known = {key[0] for key in self._made}
         if n_edges > MOST_EDGES:
-            why = f"more than {MOST_EDGES} edges are no faster for it"
+            why = f"graphs of more than {MOST_EDGES} edges are not compiled"
         elif n_atoms not in known and len(known) >= MOST_SHAPES:
             why = f"{MOST_SHAPES} numbers of atoms are compiled already"
         else:

@@ -121,7 +121,7 @@ def test_silicon_has_the_lattice_and_the_stiffness_of_its_theory() -> None:
     fitted = EquationOfState(volumes.numpy(), found.energy.numpy(), eos="birchmurnaghan")
     volume, _, modulus = fitted.fit()
     lattice_A = (volume / 8.0) ** (1.0 / 3.0)
-    # PBE: 5.469 Å, 88 to 89 GPa.
+    # PBE, recalled: 5.469 Å, 88 to 89 GPa.
     assert lattice_A == pytest.approx(5.469, rel=0.005)
     assert modulus / GPA == pytest.approx(88.5, rel=0.1)
     # The virial is the slope of that curve: -dE/dV = trace(virial) / 3V.
