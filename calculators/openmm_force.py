@@ -68,8 +68,7 @@ def openmm_force(
 
     Raises:
         FileNotFoundError: if there is no such bundle.
-        ValueError: for a bundle of another kind, atoms that are not there, unknown elements, or a
-            backend that does not exist or cannot be compiled.
+        ValueError: for another kind of bundle, unknown atoms or elements, or a wrong backend.
         ImportError: if a backend needs openmm-torch and it cannot be imported, saying why.
     """
     if backend not in BACKENDS:
@@ -87,7 +86,6 @@ def openmm_force(
         _checked_scale(scale),
     )
     chosen = [] if particles == list(range(len(numbers))) else particles
-    force: openmm.Force
     if backend == "torchscript":
         force = torchscript_force(shared.potential, plan, chosen)
     elif backend == "python-torch":

@@ -94,8 +94,7 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
         frames = ContextFrames(self.context, roles)
         judges = [guard] if isinstance(guard, Judge) else list(guard)
         if energy_limit is not None:
-            limit_eV = _in_kj_per_mol(energy_limit) * KJ_PER_MOL
-            judges.append(ContextEnergyJudge(frames, limit_eV, energy_frames))
+            judges.append(ContextEnergyJudge(frames, _in_eV(energy_limit), energy_frames))
         safe = None
         if fallback is not None:
             safe = ContextIntegrator(frames, baths, fallback, 1, interval_fs, fast.n_frames)
@@ -165,8 +164,8 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
         self.integrator.forget()
 
 
-def _in_kj_per_mol(energy: Any) -> float:  # noqa: ANN401
-    """Return the number of an energy."""
+def _in_eV(energy: Any) -> float:  # noqa: ANN401
+    """Return an energy in eV; a number is in kJ/mol."""
     if unit.is_quantity(energy):
-        return float(energy.value_in_unit(unit.kilojoule_per_mole))
-    return float(energy)
+        energy = energy.value_in_unit(unit.kilojoule_per_mole)
+    return float(energy) * KJ_PER_MOL

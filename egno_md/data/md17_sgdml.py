@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -164,9 +165,8 @@ def sample_position_windows(
     """Make the starts of the benchmark with a potential.
 
     Every replica is brought to temperature, loses drift and rotation, as the trajectories of
-    MD17 have none, and goes on at constant energy in steps of 0.5 fs. Starts of a split are
-    drawn without repetition from its own replicas; those in which a bond broke are left out,
-    and where too few are left further ones are made.
+    MD17 have none, and goes on at constant energy in steps of 0.5 fs. Starts of a split are drawn
+    without repetition from its own replicas; others are made for those in which a bond broke.
 
     Args:
         potential: moves the molecule.
@@ -199,10 +199,8 @@ def sample_position_windows(
 
     def trajectories(n: int, batch: int) -> dict[str, Tensor]:
         key = config | ({"spares": [n, batch]} if batch else {})
-        seed = how.seed + _SEED_STRIDE * batch
-        return remember(
-            cache, "replicas", key, lambda: _trajectories(potential, start, how, n, seed)
-        )
+        make = partial(_trajectories, potential, start, how, n, how.seed + _SEED_STRIDE * batch)
+        return remember(cache, "replicas", key, make)
 
     n_after = n_points * stride // every
     made, replicas = _whole_replicas(start, how, tuple(n_starts.values()), n_after, trajectories)
