@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_VENV ?= .venv-openmm-torch
 TORCH_BIN := $(TORCH_VENV)/bin
+MACE_VENV ?= .venv-mace
+DATA ?= $(EGNO_MD_DATA)
 TORCH_TESTS := $(addprefix tests/calculators/test_,\
 	torch_force.py openmm_torch_backend.py openmm_force.py torchscript_energy.py)
 
@@ -13,7 +15,7 @@ TORCH_TESTS := $(addprefix tests/calculators/test_,\
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: demo test test-slow test-openmm-torch clean
+.PHONY: demo test test-slow test-openmm-torch benchmark-mace clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -33,6 +35,10 @@ test-openmm-torch: $(TORCH_VENV)/.installed
 	$(TORCH_BIN)/egno-md doctor
 	$(TORCH_BIN)/python -m pytest -m "not slow and not gpu" $(TORCH_TESTS)
 
+# MACE needs another e3nn, so an environment of its own; DATA=FOLDER holds md17/rmd17_ethanol_*.npz.
+benchmark-mace: $(VENV)/.installed $(MACE_VENV)/.installed
+	$(BIN)/egno-md benchmark mace --data $(DATA) --mace-python $(MACE_VENV)/bin/python --seeds 1
+
 # The stamps are newer than what they were made from, so a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt $(BIN)/pip
 	$(BIN)/pip install -c constraints.txt -e .
@@ -46,7 +52,11 @@ $(TORCH_VENV)/.installed: pyproject.toml constraints-openmm-torch.txt $(TORCH_BI
 	$(TORCH_BIN)/pip install -c constraints-openmm-torch.txt -e ".[openmm-torch]" pytest
 	touch $@
 
-$(BIN)/pip $(TORCH_BIN)/pip:
+$(MACE_VENV)/.installed: constraints-mace.txt $(MACE_VENV)/bin/pip
+	$(MACE_VENV)/bin/pip install -r constraints-mace.txt
+	touch $@
+
+$(BIN)/pip $(TORCH_BIN)/pip $(MACE_VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
 	"Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12 ..." % v[:2])'
 	$(PYTHON) -m venv $(@D:%/bin=%)

@@ -21,6 +21,7 @@ BenchmarkName = Literal[
     "so2",
     "speed",
     "potentials",
+    "mace",
     "doors",
     "acceleration",
     "guard",
@@ -37,10 +38,10 @@ class BenchmarkConfig(Job):
     """nbody, mocap, md17-sgdml, adk: the paper's tables; claims: its claims; step: cost of a
     training step; propagators: propagators of equal training cost; rollouts: long runs of
     bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
-    products; potentials: eSCN potentials on published frames; doors: what ASE and OpenMM add to
-    the cost of the models; acceleration: effective samples of a potential per CPU-second, by
-    segments, classical baselines and naive alternatives; guard: runs damaged on purpose under a
-    guard."""
+    products; potentials: eSCN potentials on published frames; mace: a small one beside MACE;
+    doors: what ASE and OpenMM add to the cost of the models; acceleration: effective samples of a
+    potential per CPU-second, by segments, classical baselines and naive alternatives; guard: runs
+    damaged on purpose under a guard."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""
@@ -83,6 +84,8 @@ class BenchmarkConfig(Job):
     """Folder for trainings and tables: OUT/NAME."""
     resume: bool = False
     """Go on with unfinished trainings found there, and take the finished ones as they are."""
+    mace_python: str | None = None
+    """Python of an environment with mace-torch (mace)."""
     device: str = "cpu"
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     n_threads: int = Field(1, ge=1, le=1024)

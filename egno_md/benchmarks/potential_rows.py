@@ -72,10 +72,20 @@ _L2: Final = {"max_degree": 2, "max_order": 2, "channels": 64, "hidden_channels"
 
 _SMALL: Final = {"max_degree": 1, "max_order": 1, "hidden_channels": 16, "radial_hidden": 32}
 
+#: The small network of `egno-md benchmark speed`.
+_SMALL_L2M1: Final = {
+    "max_degree": 2,
+    "max_order": 1,
+    "channels": 32,
+    "hidden_channels": 32,
+    "n_layers": 3,
+}
+
 #: Rows by name; those with "mirror" give mirror images the same energy by construction.
 ROWS: Final[Mapping[str, PotentialRow]] = {
     "small": PotentialRow(_SMALL),
     "small-mirror": PotentialRow(_SMALL | {"mirror": True}),
+    "small-L2M1": PotentialRow(_SMALL_L2M1),
     "L2": PotentialRow(_L2),
     "L2-mirror": PotentialRow(_L2 | {"mirror": True}),
     "L2-adamw": PotentialRow(_L2, "adamw"),

@@ -24,6 +24,7 @@ MODULES: Final = {
     "so2": "so2",
     "speed": "speed",
     "potentials": "potentials",
+    "mace": "mace_comparison",
     "doors": "doors",
     "acceleration": "acceleration",
     "guard": "guard",

@@ -179,9 +179,7 @@ def held_out_measures(
         if said.stresses is not None and batch.stresses is not None:
             stress_errors.append((said.stresses - batch.stresses).cpu())
             virial_errors.append(_virial_errors(said, batch).cpu())
-    measures = _force_and_energy_measures(
-        torch.cat(energy_errors), torch.cat(force_errors), torch.cat(sizes)
-    )
+    measures = error_measures(torch.cat(energy_errors), torch.cat(force_errors), torch.cat(sizes))
     if stress:
         error, virial = torch.cat(stress_errors), torch.cat(virial_errors)
         mae, rmse = float(error.abs().mean()), float(error.square().mean().sqrt())
@@ -195,7 +193,7 @@ def held_out_measures(
     return measures
 
 
-def _force_and_energy_measures(energy: Tensor, force: Tensor, sizes: Tensor) -> dict[str, float]:
+def error_measures(energy: Tensor, force: Tensor, sizes: Tensor) -> dict[str, float]:
     """Measures of errors of energies, eV, and of forces, eV/Å."""
     force_mae = float(force.abs().mean())
     force_rmse = float(force.square().mean().sqrt())
