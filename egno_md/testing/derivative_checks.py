@@ -18,7 +18,10 @@ from egno_md.testing.potential_checks import force_error
 
 
 def force_convergence(
-    potential: Potential, state: State, steps_A: tuple[float, float] = (3e-2, 3e-3)
+    potential: Potential,
+    state: State,
+    steps_A: tuple[float, float] = (3e-2, 3e-3),
+    directions: Tensor | None = None,
 ) -> float:
     """Factor by which the plain difference quotient nears the force when the step shrinks.
 
@@ -28,8 +31,11 @@ def force_convergence(
         potential: what to check.
         state: float64.
         steps_A: the two steps, the larger first; the factor is given for a decade.
+        directions: what is moved, as in `force_error`.
     """
-    large, small = (force_error(potential, state, step, order=2) for step in steps_A)
+    large, small = (
+        force_error(potential, state, step, order=2, directions=directions) for step in steps_A
+    )
     decades = torch.log10(torch.tensor(steps_A[0] / steps_A[1])).item()
     return float((large / max(small, 1e-300)) ** (1.0 / decades))
 

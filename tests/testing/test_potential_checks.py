@@ -12,7 +12,9 @@ from egno_md.testing.potential_checks import (
     axis_rotations,
     check_potential,
     cutoff_jump,
+    force_error,
     random_rotation,
+    sampled_directions,
 )
 
 PLACES = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.97, 0.0], [0.93, -0.24, 0.2]], dtype=torch.float64)
@@ -135,3 +137,34 @@ def test_numbers_that_are_not_numbers_fail():
     assert not CheckResult("x", float("nan"), 1.0, "eV").passed
     assert CheckResult("x", 0.5, 1.0, "eV").passed
     assert "FAILED" in str(CheckResult("x", 2.0, 1.0, "eV"))
+
+
+def many(n_atoms):
+    x = torch.rand(2, n_atoms, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return State.at_rest(Molecule.from_numbers([6] * n_atoms), 6.0 * x)
+
+
+def test_of_many_atoms_some_are_moved_alone_and_all_together():
+    assert sampled_directions(many(40), torch.Generator()) is None
+    moved = sampled_directions(many(41), torch.Generator().manual_seed(0))
+    alone, together = moved[:24], moved[24:]
+    assert alone.flatten(1).abs().sum(1).tolist() == [1.0] * 24
+    assert alone.abs().sum((0, 2)).nonzero()[:, 0].tolist() == [0, 6, 11, 17, 23, 29, 34, 40]
+    assert bool((together.abs() == 1.0).all())
+    assert len({tuple(d.flatten().tolist()) for d in together}) == 8
+
+
+@pytest.mark.parametrize("atom", [0, 20])
+def test_a_wrong_force_is_seen_on_any_of_many_atoms(atom):
+    place = many(45)
+    moved = sampled_directions(place, torch.Generator().manual_seed(0))
+
+    class OneWrong(Pairs):
+        def evaluate(self, state):
+            found = super().evaluate(state)
+            found.forces[:, atom, 1] += 1e-3
+            return found
+
+    assert force_error(Pairs(), place, directions=moved) < 1e-6
+    assert force_error(OneWrong(), place, directions=moved) > 0.9e-3 / 135**0.5
+    assert force_error(OneWrong(), place) == pytest.approx(1e-3, rel=1e-3)
