@@ -112,8 +112,9 @@ class RunConfig(Job):
     n_threads: int = Field(1, ge=1, le=1024)
     """CPU threads; small molecules are quickest with one."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Compile the network, several times faster after up to a minute; auto: where a molecule's run
-    is long enough to pay for it, and go on without where that fails, and say why."""
+    """Compile the network and eSCN potentials, several times faster after a minute or two; auto:
+    where a molecule's run is long enough to pay for it, and go on without where that fails, and
+    say why."""
     out: str = "out"
     """Folder for the store, the exported files and the report."""
     resume: bool = False

@@ -52,6 +52,21 @@ class RunModels:
         """The bundles there are."""
         return tuple(b for b in (self.learned, self.guard, self.cheap) if b is not None)
 
+    @property
+    def networks_with_forces(self) -> tuple[ESCNPotential, ...]:
+        """The potentials that can be compiled."""
+        opened = (self.potential, self.inner, self.proposal)
+        return tuple(p for p in opened if isinstance(p, ESCNPotential))
+
+    def compile_forces(self, *, strict: bool) -> None:
+        """Compile the potentials that can be, at their next evaluation.
+
+        Args:
+            strict: raise where that fails; else say so and go on without.
+        """
+        for potential in self.networks_with_forces:
+            potential.compile(Compiling(strict=strict))
+
     def check(self, molecule: Molecule) -> None:
         """Refuse a molecule with elements a bundle does not know.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.energy_judge import EnergyJudge
+from egno_md.propagators.escn_potential import COMPILED_REPLICAS
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import all_pairs_listed
 from egno_md.propagators.thermostat import Thermostatted
@@ -39,6 +40,10 @@ EQUILIBRATION_FRICTION_PER_PS = 20.0
 
 #: A run of fewer frames would be over before compiling had paid.
 _COMPILE_FROM_FRAMES = 10_000
+
+#: The same for forces: fewer evaluations of groups of replicas, or more atoms.
+_COMPILE_FROM_EVALUATIONS = 30_000
+_COMPILE_TO_ATOMS = 60
 
 #: Frames per segment of a classical run, which has no horizon of its own.
 _CLASSICAL_FRAMES = 10
@@ -188,6 +193,34 @@ def worth_compiling(config: RunConfig, models: RunModels, molecule: Molecule) ->
         return config.compile == "always"
     n_frames = frames_for(config.length_ps, interval_fs)
     return all_pairs_listed(molecule) and n_frames >= _COMPILE_FROM_FRAMES
+
+
+def worth_compiling_forces(config: RunConfig, models: RunModels, molecule: Molecule) -> bool:
+    """Whether to compile the eSCN potentials of a new run.
+
+    As for the network: decided once. Workers of the parareal mode open potentials of their own,
+    which are not compiled.
+
+    Args:
+        config: settings.
+        models: from `load_models`.
+        molecule: what will move.
+    """
+    if not models.networks_with_forces or config.mode == "parareal":
+        return False
+    if config.compile != "auto":
+        return config.compile == "always"
+    stepped = config.mode == "classical" or config.proposal is not None
+    span_fs: float | None = config.timestep_fs
+    if not stepped and models.learned is not None:
+        interval_fs = models.learned.card.frame_interval_fs
+        # A network makes ten frames or more at once, and asks for an energy or a few of them.
+        span_fs = None if interval_fs is None else 10.0 * interval_fs
+    if span_fs is None:
+        return False
+    groups = -(-config.n_replicas // COMPILED_REPLICAS)
+    evaluations = groups * 1000.0 * config.length_ps / span_fs
+    return molecule.n_atoms <= _COMPILE_TO_ATOMS and evaluations >= _COMPILE_FROM_EVALUATIONS
 
 
 def build_judges(

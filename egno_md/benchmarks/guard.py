@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
@@ -24,7 +25,9 @@ from egno_md.benchmarks.rollout_subject import find_file
 from egno_md.benchmarks.table import Table, benchmark_folder
 from egno_md.bundle import Bundle, load_bundle
 from egno_md.config import RunConfig, make_job
+from egno_md.data.cache import config_hash
 from egno_md.data.reference_md import Sampling, sample_windows
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.classical import VelocityVerlet
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.guarded import GuardedPropagator
@@ -48,6 +51,9 @@ ROWS: Final = (*CASES, "signals")
 #: A small run; the target asks for 16 replicas of 100 ps.
 _N_REPLICAS: Final = 4
 _LENGTH_PS: Final = 0.5
+
+#: From so many picoseconds of all replicas of a case, network and potential are compiled.
+_COMPILE_FROM_PS: Final = 100.0
 
 _BUNDLES: Final = ("ethanol-egno", "ethanol-escn")
 _ALARM_RATE: Final = 0.01
@@ -96,12 +102,14 @@ class _Bench:
     trusted: Segment
     lengths_A: list[float]
     limits: dict[str, Any]
+    potential_sha256: str
 
     @classmethod
     def of(cls, config: BenchmarkConfig) -> _Bench:
         """Load the models, make the windows and set the limits."""
         bundle = load_bundle(_BUNDLES[0], kind="egno")
-        potential = ESCNPotential.from_bundle(_BUNDLES[1])
+        guard = load_bundle(_BUNDLES[1], kind="escn")
+        potential = ESCNPotential(guard)
         structure = start_structure(str(find_file("ethanol.xyz", None)))
         fast = LearnedPropagator.from_bundle(bundle, structure.molecule)
         windows = sample_windows(
@@ -120,7 +128,20 @@ class _Bench:
         starts, trusted = windows.starts(), windows.segment()
         limits = calibrate(run, fast, potential, starts, trusted, lengths).to_json()
         print("; ".join(limit_sentences(limits)), file=sys.stderr)
-        return cls(config, bundle, potential, structure, starts, trusted, lengths, limits)
+        bench = cls(
+            config,
+            bundle,
+            potential,
+            structure,
+            starts,
+            trusted,
+            lengths,
+            limits,
+            str(guard.card.weights_sha256),
+        )
+        if bench.compiled:
+            potential.compile(Compiling())
+        return bench
 
     @staticmethod
     def _run_config(kelvin: float) -> RunConfig:
@@ -144,6 +165,11 @@ class _Bench:
         """Length of every replica."""
         return self.config.length_ps or _LENGTH_PS
 
+    @property
+    def compiled(self) -> bool:
+        """Whether network and potential are compiled."""
+        return self.n_replicas * self.length_ps >= _COMPILE_FROM_PS
+
     def equilibrated(self) -> State:
         """Good starts, one for each replica."""
         return self.starts.replica(torch.arange(self.n_replicas) % self.starts.n_replicas)
@@ -157,7 +183,10 @@ class _Bench:
         seed = self.config.seeds[0]
         start = start_of(case, self.equilibrated(), seed)
         molecule, n = start.molecule, self.trusted.n_frames
-        fast = Recorded(damaged_network(self.bundle, molecule, case.noise, seed, n))
+        network = damaged_network(
+            self.bundle, molecule, case.noise, seed, n, compiled=self.compiled
+        )
+        fast = Recorded(network)
         settings = self._run_config(case.bath_K or self.config.temperature_K)
         settings = with_limits(settings, self.limits)
         settings = settings.model_copy(update={"energy_frames": case.energy_frames})
@@ -169,6 +198,25 @@ class _Bench:
         checked = Checked(guard, self.potential, lengths, self.limits["energy_eV"])
         bath = (settings.temperature_K, self.config.friction_per_ps, seeded(seed, "guard bath"))
         return run_trial(checked, start, frames_for(self.length_ps, interval), bath)
+
+    def _kept_trial(self, name: str, case: Case) -> TrialResult:
+        """Run one case, or take what is there of an earlier run that was to be resumed."""
+        about = {
+            "case": asdict(case),
+            "weights": [self.bundle.card.weights_sha256, self.potential_sha256],
+            "limits": self.limits,
+            "n_replicas": self.n_replicas,
+            "length_ps": self.length_ps,
+            "bath": [self.config.temperature_K, self.config.friction_per_ps],
+            "seed": self.config.seeds[0],
+        }
+        path = benchmark_folder(self.config) / "cases" / f"{name}-{config_hash(about)}.json"
+        if self.config.resume and path.exists():
+            return TrialResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+        found = self.trial(case)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
+        return found
 
     def say_cost(self, n_cases: int) -> None:
         """Time one segment by the network and one by the integrator, and say what is to come."""
@@ -222,7 +270,7 @@ class _Bench:
         """Run a case and add its row; a molecule that the network refuses is a row, too."""
         label = f"{name}: {case.what}"
         try:
-            found = self.trial(case)
+            found = self._kept_trial(name, case)
         except ValueError as error:
             table.add(label, 0, 0, *(None,) * 5, f"refused: {error}", None)
             return

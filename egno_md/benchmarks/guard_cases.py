@@ -63,7 +63,13 @@ _ETHER_BONDS = ((0, 1), (0, 2), (1, 3), (1, 4), (1, 5), (2, 6), (2, 7), (2, 8))
 
 
 def damaged_network(
-    bundle: Bundle, molecule: Molecule, noise: float, seed: int, n_frames: int
+    bundle: Bundle,
+    molecule: Molecule,
+    noise: float,
+    seed: int,
+    n_frames: int,
+    *,
+    compiled: bool = False,
 ) -> LearnedPropagator:
     """Build a bundle's network and add noise to its weights.
 
@@ -73,6 +79,7 @@ def damaged_network(
         noise: standard deviation, as a share of that of each tensor.
         seed: seed of the noise.
         n_frames: frames of a segment.
+        compiled: whether it is compiled.
 
     Raises:
         ValueError: if the bundle holds another network, or the molecule does not suit it.
@@ -86,7 +93,7 @@ def damaged_network(
             if weights.numel() > 1 and noise > 0.0:
                 draw = torch.randn(weights.shape, generator=generator, dtype=torch.float64)
                 weights.add_((noise * weights.std() * draw).to(weights))
-    return LearnedPropagator(model, molecule, n_frames=n_frames)
+    return LearnedPropagator(model, molecule, n_frames=n_frames, compile=compiled)
 
 
 def start_of(case: Case, equilibrated: State, seed: int) -> State:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -55,6 +55,15 @@ class TrialResult:
     cpu_s: float = 0.0
     check_cpu_s: float = 0.0
     stopped: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> TrialResult:
+        """Take back what `to_json` gave."""
+        return cls(**{**found, "rejections": Counter(found["rejections"])})
 
     @property
     def n_rejected(self) -> int:

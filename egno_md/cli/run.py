@@ -114,6 +114,9 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
     compiled = bool(notes.get("compiled"))
     if compiled:
         print("egno-md: compiling the network, which takes up to a minute", file=sys.stderr)
+    if notes.get("compiled_forces"):
+        print("egno-md: compiling the potential, which takes a minute or two", file=sys.stderr)
+        models.compile_forces(strict=config.compile == "always")
     propagator = build_propagator(
         with_limits(config, notes.get("guard_limits")),
         models,
@@ -161,6 +164,7 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
         equilibrate,
         start_state,
         worth_compiling,
+        worth_compiling_forces,
     )
 
     if config.guard_calibration_windows:
@@ -183,6 +187,7 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
         "bond_lengths_A": lengths,
         "equilibration_wall_s": time.perf_counter() - began,
         "compiled": worth_compiling(config, models, structure.molecule),
+        "compiled_forces": worth_compiling_forces(config, models, structure.molecule),
     }
     if config.guard_calibration_windows:
         notes["guard_limits"] = _guard_limits(config, models, state, lengths)

@@ -7,8 +7,10 @@ The function takes flat graphs and gives
     h_{ij} = \frac{\partial E}{\partial s_{ij}},
 
 from which forces and virials follow without another derivative, with :math:`s_{ij}` the shift of
-an edge through the cell. It belongs to one number of atoms and of edges; fewer edges are filled
-up with ones beyond the cutoff, which change nothing, and more are compiled anew.
+an edge through the cell. It belongs to one number of atoms and of edges. There are functions for
+some numbers of edges; a graph takes the next larger and is filled up with edges beyond the cutoff,
+which change nothing. Which one it takes depends on nothing but the graph, so that a run that is
+resumed has the same bits.
 
 | symbol | variable |
 |---|---|
@@ -41,10 +43,12 @@ MOST_EDGES = 20_000
 #: Different numbers of atoms that are compiled; each takes a while.
 MOST_SHAPES = 2
 
-#: Room left for more edges than there are, as atoms move.
-_ROOM = 1.1
+#: Numbers of edges that are compiled for one number of atoms; each takes a while.
+MOST_ROOMS = 6
 
-#: Numbers of edges are multiples of this.
+#: The smallest number of edges, how much larger each next one is, and what they are multiples of.
+_SMALLEST_ROOM = 64
+_STEP = 1.1
 _MULTIPLE = 8
 
 #: Atoms, whether there are gradients, dtype and device.
@@ -81,7 +85,7 @@ class CompiledEnergies:
         self.n_compiled = 0
         self._weights = [*model.parameters(), *model.buffers()]
         self._last_weights: list[tuple[int, int]] = []
-        self._made: dict[_Key, tuple[int, TensorFunction]] = {}
+        self._made: dict[_Key, dict[int, TensorFunction]] = {}
         self._refused: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,15 +118,15 @@ class CompiledEnergies:
         self._notice_weights()
         n_edges = edge_index.shape[1]
         key = (len(positions), gradients, positions.dtype, positions.device)
-        room, function = self._made.get(key, (0, None))
-        if function is None or n_edges > room:
-            if not self._takes(len(positions), n_edges):
+        room = room_for(n_edges)
+        function = self._made.get(key, {}).get(room)
+        if function is None:
+            if not self._takes(key, n_edges):
                 return None
-            room = _MULTIPLE * max(1, math.ceil(_ROOM * n_edges / _MULTIPLE))
             function = self._compiled(positions, numbers, room, gradients)
             if function is None:
                 return None
-            self._made[key] = room, function
+            self._made.setdefault(key, {})[room] = function
             self.n_compiled += 1
         away_A = 2.0 * self.model.cutoff_A
         edges, padded = filled_edges(edge_index, shifts, room, away_A)
@@ -130,17 +134,19 @@ class CompiledEnergies:
             atoms, *slopes = function(positions.contiguous(), numbers, edges, padded)
         return CompiledResult(atoms, (slopes[0], slopes[1][:n_edges]) if gradients else None)
 
-    def _takes(self, n_atoms: int, n_edges: int) -> bool:
+    def _takes(self, key: _Key, n_edges: int) -> bool:
         """Whether a graph is compiled; the reason why not is logged once.
 
         Raises:
             RuntimeError: if it is not and compiling is strict.
         """
-        known = {key[0] for key in self._made}
+        n_atoms, known = key[0], {key[0] for key in self._made}
         if n_edges > MOST_EDGES:
             why = f"graphs of more than {MOST_EDGES} edges are not compiled"
         elif n_atoms not in known and len(known) >= MOST_SHAPES:
             why = f"{MOST_SHAPES} numbers of atoms are compiled already"
+        elif len(self._made.get(key, ())) >= MOST_ROOMS:
+            why = f"{MOST_ROOMS} numbers of edges are compiled already"
         else:
             return True
         if self.compiling.strict:
@@ -186,6 +192,18 @@ class CompiledEnergies:
             self.failure = made
             return None
         return made
+
+
+def room_for(n_edges: int) -> int:
+    """The number of edges that a graph is filled up to, at most a tenth more and a few.
+
+    Args:
+        n_edges: of the graph.
+    """
+    room = float(_SMALLEST_ROOM)
+    while _MULTIPLE * math.ceil(room / _MULTIPLE) < n_edges:
+        room *= _STEP
+    return _MULTIPLE * math.ceil(room / _MULTIPLE)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Atoms worked on at a time; keeps the features of the edges in the processor's cache.
 ATOMS_AT_ONCE = 1024
 
+#: Compiled, replicas are evaluated in groups: so many, of no more atoms than this.
+COMPILED_REPLICAS = 8
+COMPILED_ATOMS = 256
 
 #: Edges worked on at a time: what is made of them fits in a processor's cache.
 EDGES_AT_ONCE = 2048
@@ -80,8 +83,9 @@ class ESCNPotential:
         self.model.edges_at_once, self.model.kept_bytes = EDGES_AT_ONCE, KEPT_BYTES
         self.device = torch.device(device)
         self.atoms_at_once = atoms_at_once
-        compiling = Compiling() if compile is True else (compile or None)
-        self.compiled = None if compiling is None else CompiledEnergies(self.model, compiling)
+        self.compiled: CompiledEnergies | None = None
+        if compile:
+            self.compile(Compiling() if compile is True else compile)
         #: How neighbours are found: `find_neighbours`, or an object that remembers.
         self.neighbours: Callable[..., Neighbours] = find_neighbours
 
@@ -107,6 +111,14 @@ class ESCNPotential:
         bundle = load_bundle(name_or_path, kind="escn")
         return cls(bundle, device=device, dtype=dtype, compile=compile)
 
+    def compile(self, how: Compiling) -> None:
+        """From now on compile, at the next evaluation.
+
+        Args:
+            how: to compile.
+        """
+        self.compiled = CompiledEnergies(self.model, how)
+
     @property
     def cutoff_A(self) -> float:
         """Atoms farther apart than this do not see each other directly, Å."""
@@ -129,8 +141,7 @@ class ESCNPotential:
                 without room, or a result that is not finite.
         """
         check_elements(state, self.elements)
-        pieces = list(replica_pieces(state, self.atoms_at_once))
-        found = [self._evaluated(piece, virial) for piece in pieces]
+        found = [self._evaluated(*piece, virial) for piece in self._pieces(state)]
         atoms, slopes = torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
         energy, force = _sums(atoms), -slopes
         home = state.positions
@@ -143,8 +154,25 @@ class ESCNPotential:
             atom_energies=atoms.to(home.device),
         )
 
-    def _evaluated(self, piece: State, virial: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Energies of atoms, their gradient and that with respect to strain, of a piece."""
+    def _pieces(self, state: State) -> Iterator[tuple[State, int]]:
+        """What is evaluated together, and how many of its replicas count."""
+        if self.compiled is None:
+            for piece in replica_pieces(state, self.atoms_at_once):
+                yield piece, piece.n_replicas
+            return
+        group = max(1, min(COMPILED_REPLICAS, COMPILED_ATOMS // state.molecule.n_atoms))
+        yield from groups_of(state, group)
+
+    def _evaluated(
+        self, piece: State, n_replicas: int, virial: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Energies of atoms, their gradient and that with respect to strain, of a piece.
+
+        Args:
+            piece: what is evaluated.
+            n_replicas: so many of its replicas count.
+            virial: whether the gradient with respect to strain is wanted.
+        """
         # Works inside a caller's no_grad or inference_mode all the same.
         with torch.inference_mode(False), torch.enable_grad():
             places = piece.positions.to(self.device).clone()
@@ -152,14 +180,18 @@ class ESCNPotential:
             if self.compiled is not None:
                 found = _by_compiled(self.compiled, places, numbers, near, virial)
                 if found is not None:
-                    return found
+                    atoms, slope, strained = found
+                    n = n_replicas
+                    return atoms[:n], slope[:n], None if strained is None else strained[:n]
             places.requires_grad_()
             strain = places.new_zeros((piece.n_replicas, 3, 3)).requires_grad_(virial)
             atoms = self._atom_energies(places, numbers, near, strain if virial else None)
             wanted = (places, strain) if virial else (places,)
             slopes = torch.autograd.grad(_sums(atoms).sum(), wanted, allow_unused=True)
         of_strain = _or_zeros(slopes[1], strain) if virial else None
-        return atoms.detach(), _or_zeros(slopes[0], places), of_strain
+        if of_strain is not None:
+            of_strain = of_strain[:n_replicas]
+        return atoms.detach()[:n_replicas], _or_zeros(slopes[0], places)[:n_replicas], of_strain
 
     def energies(self, state: State) -> Tensor:
         """Return energies only, `(n_replicas,)` float64, eV.
@@ -177,7 +209,7 @@ class ESCNPotential:
         """
         check_elements(state, self.elements)
         with torch.no_grad():
-            parts = [self._energies_only(p) for p in replica_pieces(state, self.atoms_at_once)]
+            parts = [self._energies_only(piece)[:n] for piece, n in self._pieces(state)]
         atoms = torch.cat(parts)
         check_finite(_sums(atoms))
         return atoms.to(state.positions.device)
@@ -219,6 +251,29 @@ class ESCNPotential:
             places.reshape(-1, 3), numbers, near.edge_index, shifts, atom, n_nodes
         )
         return energy.view(places.shape[:2])
+
+
+def groups_of(state: State, size: int) -> Iterator[tuple[State, int]]:
+    """Cut replicas into groups of a size, and single ones where they fill less than half of one.
+
+    A compiled function belongs to one number of replicas; a last group that is not full is filled
+    up with its first replica.
+
+    Args:
+        state: any number of replicas.
+        size: of a group.
+
+    Yields:
+        States of `size` replicas or of one, and how many of them count.
+    """
+    n, start = state.n_replicas, 0
+    while start < n:
+        left = min(size, n - start)
+        if 2 * left < size:
+            left = 1
+        rows = list(range(start, start + left)) + [start] * (size - left if left > 1 else 0)
+        yield (state if rows == list(range(n)) else state.replica(rows)), left
+        start += left
 
 
 def _by_compiled(

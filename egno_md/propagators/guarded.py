@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -301,11 +302,23 @@ class GuardedPropagator:
             made_by=proposal.made_by.clone(),
             potential_energies=proposal.potential_energies.clone(),
         )
-        # Replicas with the same number of frames to make go together, in a fixed order.
-        for k in sorted({int(i) for i in kept if i < proposal.n_frames}):
-            rows = (kept == k).nonzero()[:, 0]
-            end = int(ends[rows[0]])
-            rest = self._safe_frames(_state_after(start, proposal, rows, k), end - k, which[rows])
+        # A replica joins those that are under way at its first frame, so that batches are large.
+        x, v = start.positions.clone(), start.velocities.clone()
+        joins = sorted({*kept.tolist(), *ends.tolist()})
+        for k, end in pairwise(joins):
+            joining = (kept == k).nonzero()[:, 0]
+            if len(joining):
+                here = _state_after(start, proposal, joining, k)
+                x[joining], v[joining] = here.positions, here.velocities
+            rows = ((kept <= k) & (ends >= end)).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            time_fs = start.time_fs if k == 0 else float(proposal.times_fs[k - 1])
+            state = start.replica(rows).with_(
+                positions=x[rows], velocities=v[rows], time_fs=time_fs
+            )
+            rest = self._safe_frames(state, end - k, which[rows])
+            x[rows], v[rows] = rest.positions[:, -1].to(x), rest.velocities[:, -1].to(v)
             new.positions[rows, k:end] = rest.positions.to(new.positions)
             new.velocities[rows, k:end] = rest.velocities.to(new.velocities)
             new.made_by[rows, k:end] = rest.made_by.to(new.made_by)

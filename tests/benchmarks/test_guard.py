@@ -1,5 +1,7 @@
 """The damage test itself: it must see failures that a guard without judges lets through."""
 
+import json
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from egno_md.benchmarks.guard_signals import rank_correlation
 from egno_md.benchmarks.guard_trial import (
     Checked,
     Recorded,
+    TrialResult,
     bond_deviations_A,
     energy_errors_of_frames,
     run_trial,
@@ -78,6 +81,13 @@ def test_a_guard_that_judges_lets_none_through(start):
     assert found.frames == {"NETWORK": 33, "INTEGRATOR": 3}
     assert found.largest_energy_eV < 0.05
     assert found.network_share == pytest.approx(33 / 36)
+
+
+def test_what_a_trial_found_survives_a_file(start):
+    found = trial(start, 0.8, [BondJudge(LENGTHS, 0.5)])
+    again = TrialResult.from_json(json.loads(json.dumps(found.to_json())))
+    assert again == found
+    assert again.n_rejected == 3
 
 
 def test_a_nervous_guard_gives_false_alarms(start):

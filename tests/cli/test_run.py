@@ -362,7 +362,8 @@ def test_temperature_outside_training_is_said(words, tmp_path, capsys):
     assert "'tiny-egno' was trained at 250 to 350 K; this run is at 500 K" in said
 
 
-def test_a_compiled_run_is_resumed_bit_for_bit(words, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("mode", ["classical", "guarded"])
+def test_a_compiled_run_is_resumed_bit_for_bit(mode, words, tmp_path, monkeypatch, capsys):
     from functools import partial
 
     from egno_md.trajectories import run_models
@@ -372,7 +373,7 @@ def test_a_compiled_run_is_resumed_bit_for_bit(words, tmp_path, monkeypatch, cap
     made = {}
     for name, compile in (("whole", "always"), ("cut", "always"), ("plain", "never")):
         given = ("--compile", compile, "--no-report", "--export", "--precision", "float64")
-        argv = words("surrogate", tmp_path / name, *given)
+        argv = words(mode, tmp_path / name, *given)
         if name == "cut":
             assert main(["run", *argv, "--length-ps", "0.016"]) == 0
         assert main(["run", *argv, "--resume"]) == 0

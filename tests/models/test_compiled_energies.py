@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from egno_md.models import compiled_energies
-from egno_md.models.compiled_energies import CompiledEnergies
+from egno_md.models.compiled_energies import CompiledEnergies, room_for
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.frozen_graph import Compiling
 from egno_md.models.neighbours import find_neighbours
@@ -54,7 +54,8 @@ def test_energies_and_gradients_are_those_of_the_network(model):
     torch.testing.assert_close(alone.atoms, atoms, rtol=1e-12, atol=1e-13)
 
 
-def test_fewer_edges_take_the_same_function_and_more_a_new_one(model):
+def test_fewer_edges_take_the_same_function_and_more_a_new_one(model, monkeypatch):
+    monkeypatch.setattr(compiled_energies, "_SMALLEST_ROOM", 8)
     compiled = CompiledEnergies(model.requires_grad_(False), TRACED)
     close, apart = graph(6, stretch=0.7), graph(6, stretch=1.4)
     assert close[2].shape[1] > 1.5 * apart[2].shape[1]
@@ -70,6 +71,26 @@ def test_fewer_edges_take_the_same_function_and_more_a_new_one(model):
     expected = model(*nobody, torch.arange(6), 6)
     torch.testing.assert_close(found.atoms, expected, rtol=1e-12, atol=1e-13)
     assert float(found.gradients[0].abs().max()) == 0.0
+
+
+def test_rooms_are_a_little_larger_than_needed_and_always_the_same():
+    found = [room_for(n) for n in range(3000)]
+    assert found == sorted(found)
+    assert found[0] == found[64] == 64
+    assert all(n <= room <= max(64, 1.1 * n + 8) for n, room in enumerate(found))
+    assert len(set(found)) < 45
+    assert all(room % 8 == 0 for room in found)
+
+
+def test_so_many_numbers_of_edges_are_compiled_and_no_more(model, caplog, monkeypatch):
+    monkeypatch.setattr(compiled_energies, "_SMALLEST_ROOM", 8)
+    monkeypatch.setattr(compiled_energies, "MOST_ROOMS", 1)
+    compiled = CompiledEnergies(model.requires_grad_(False), Compiling(backend="eager"))
+    with caplog.at_level(logging.WARNING):
+        assert compiled(*graph(6, stretch=1.4)) is not None
+        assert compiled(*graph(6, stretch=0.7)) is None
+        assert compiled(*graph(6, stretch=1.4)) is not None
+    assert "1 numbers of edges are compiled already" in caplog.text
 
 
 def test_changed_weights_are_noticed(model):

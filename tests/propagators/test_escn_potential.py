@@ -4,7 +4,7 @@ import torch
 from egno_md.bundle import BundleCard, save_bundle
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.frozen_graph import Compiling
-from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.propagators.escn_potential import ESCNPotential, groups_of
 from egno_md.roles import Potential
 from egno_md.state import Molecule, State
 
@@ -85,6 +85,31 @@ def test_compiled_it_says_the_same(model, periodic):
     assert compiled.compiled is not None
     assert compiled.compiled.n_compiled == 2
     assert not found.forces.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [(1, [(1, 1)]), (8, [(8, 8)]), (13, [(8, 8), (8, 5)]), (10, [(8, 8), (1, 1), (1, 1)])],
+)
+def test_replicas_are_grouped_for_the_compiler(n, expected):
+    state = water(n)
+    groups = list(groups_of(state, 8))
+    assert [(piece.n_replicas, count) for piece, count in groups] == expected
+    kept = torch.cat([piece.positions[:count] for piece, count in groups])
+    assert torch.equal(kept, state.positions)
+
+
+def test_compiled_many_replicas_have_the_bits_of_any_batch(model):
+    state = water(13)
+    potential = ESCNPotential(model, dtype=torch.float64)
+    expected = potential.evaluate(state, virial=True)
+    potential.compile(Compiling(strict=True, backend="eager"))
+    found = potential.evaluate(state, virial=True)
+    for name in ("energy", "forces", "virial", "atom_energies"):
+        given = (getattr(found, name), getattr(expected, name))
+        torch.testing.assert_close(*given, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(potential.energies(state), expected.energy, rtol=1e-12, atol=1e-12)
+    assert potential.compiled.n_compiled == 2
 
 
 def test_virial_is_the_slope_under_strain(potential):

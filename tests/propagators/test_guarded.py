@@ -113,6 +113,22 @@ def test_replicas_cut_at_different_frames_are_continued_each_from_its_own(
     assert [e.time_fs for e in segment.events] == [1.0, 3.0, 3.0]
 
 
+def test_the_safe_propagator_gets_all_that_need_it_in_one_batch(verlet, damaged, dimers) -> None:
+    asked = []
+    safe = verlet()
+    advance = safe.advance
+
+    def counted(state, n_frames=None):
+        asked.append((state.n_replicas, n_frames, state.time_fs))
+        return advance(state, n_frames)
+
+    safe.advance = counted
+    judge = SaysSo("odd", [6, 0, 2, 3])
+    GuardedPropagator(damaged(verlet()), safe, [judge]).advance(dimers)
+    t0 = dimers.time_fs
+    assert asked == [(1, 2, t0), (2, 1, t0 + 2.0), (3, 3, t0 + 3.0)]
+
+
 def test_frames_that_are_not_finite_never_pass_even_without_judges(verlet, damaged, dimers) -> None:
     def poison(segment):
         segment.positions[0, 2:] = math.nan
