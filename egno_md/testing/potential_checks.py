@@ -111,7 +111,7 @@ def sampled_directions(state: State, generator: torch.Generator) -> Tensor | Non
 
     Returns:
         `(n, n_atoms, 3)` float64: the three axes of some atoms, evenly spread over the list, then
-        directions that move every coordinate by the step, so that no force goes unseen; or None
+        directions that move every coordinate by half a step, so that no force goes unseen; or None
         for up to `MOST_MOVED_ATOMS` atoms.
     """
     n = state.molecule.n_atoms
@@ -122,7 +122,7 @@ def sampled_directions(state: State, generator: torch.Generator) -> Tensor | Non
     for axis in range(3):
         single[torch.arange(_SAMPLED_ATOMS), axis, atoms, axis] = 1.0
     signs = torch.randint(0, 2, (_SAMPLED_DIRECTIONS, n, 3), generator=generator)
-    return torch.cat((single.flatten(0, 1), 2.0 * signs.double() - 1.0))
+    return torch.cat((single.flatten(0, 1), signs.double() - 0.5))
 
 
 def random_rotation(generator: torch.Generator) -> Tensor:
