@@ -69,7 +69,8 @@ class BenchmarkConfig(Job):
     none: no limit (potentials: 30 minutes, unless epochs are given). acceleration: of each row;
     none: 10 minutes."""
     length_ps: float | None = Field(None, gt=0.0)
-    """Length of each replica's run (rollouts, guard); none: as the caption says, ps."""
+    """Length of each replica's run (rollouts, guard; doors: of multiple time steps); none: as the
+    caption says, ps."""
     n_replicas: int | None = Field(None, ge=1, le=1_000_000)
     """Replicas (rollouts, cost, guard); none: as the caption says."""
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)

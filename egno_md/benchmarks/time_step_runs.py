@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import openmm
 import torch
 
@@ -30,8 +31,12 @@ from egno_md.roles import Potential
 from egno_md.state import State, maxwell_boltzmann
 from egno_md.units import BOLTZMANN_EV_PER_K, KJ_PER_MOL, NM_PER_A, PS_PER_FS
 
-#: eSCN evaluations of every row and start: rows cost the same and differ in length.
+#: eSCN evaluations of every row and start, where no length is asked for: rows cost the same then
+#: and differ in length.
 N_CALLS: Final = 500
+
+#: From this length on, ps, eSCN is compiled.
+_COMPILE_FROM_PS: Final = 5.0
 
 #: Time between energies that are looked at, fs; every outer step divides it.
 _LOOK_FS: Final = 16.0
@@ -77,6 +82,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
     "Verlet, 2 fs": Scheme(2.0, False),
     "MTS, 2 fs": Scheme(2.0, True),
     "MTS, 4 fs": Scheme(4.0, True),
+    "MTS, Langevin 10/ps, 2 fs": Scheme(2.0, True, 10.0),
     "MTS, Langevin 10/ps, 4 fs": Scheme(4.0, True, 10.0),
 }
 
@@ -89,6 +95,7 @@ class Run:
         slopes: of the total energy, meV/atom/ps, for each start.
         wobbles: rms about that line, meV/atom.
         kelvins: mean temperature of each start.
+        hydrogens: the same of hydrogens over that of the other atoms.
         seconds: processor time, inside and outside the model.
         calls: evaluations.
         length_ps: simulated.
@@ -97,6 +104,7 @@ class Run:
     slopes: list[float] = field(default_factory=list)
     wobbles: list[float] = field(default_factory=list)
     kelvins: list[float] = field(default_factory=list)
+    hydrogens: list[float] = field(default_factory=list)
     seconds: float = 0.0
     calls: int = 0
     length_ps: float = 0.0
@@ -106,9 +114,11 @@ def time_step_table(config: BenchmarkConfig) -> Table:
     """Run every scheme from the same starts.
 
     Args:
-        config: `n_replicas` starts instead of 3; temperature and first seed.
+        config: `n_replicas` starts instead of 3; `length_ps` of every run; temperature and
+            first seed.
     """
-    calculator = ESCNCalculator(_BUNDLE)
+    compiled = (config.length_ps or 0.0) >= _COMPILE_FROM_PS
+    calculator = ESCNCalculator(_BUNDLE, compile=compiled)
     potential = calculator.potential
     minimum = _minimum(calculator)
     draw = torch.Generator().manual_seed(config.seeds[0])
@@ -127,8 +137,17 @@ def time_step_table(config: BenchmarkConfig) -> Table:
         for name, scheme in SCHEMES.items():
             system = _system(potential, starts, (terms, constants) if scheme.split else None)
             integrator = scheme.integrator(config.temperature_K, config.seeds[0] + r)
-            _follow(system, integrator, starts.replica(r), scheme, clock, runs[name])
-    return _table(runs, n_starts, _missed(terms, constants, potential, frames))
+            looks = _looks(config.length_ps, scheme)
+            _follow(system, integrator, starts.replica(r), scheme, looks, clock, runs[name])
+    missed = _missed(terms, constants, potential, frames)
+    return _table(runs, n_starts, missed, config.length_ps, compiled=compiled)
+
+
+def _looks(length_ps: float | None, scheme: Scheme) -> int:
+    """How often energies are looked at."""
+    if length_ps is None:
+        return max(2, N_CALLS // round(_LOOK_FS / scheme.outer_fs))
+    return max(2, round(length_ps / (_LOOK_FS * PS_PER_FS)))
 
 
 def _minimum(calculator: ESCNCalculator) -> State:
@@ -186,6 +205,7 @@ def _follow(
     integrator: openmm.Integrator,
     start: State,
     scheme: Scheme,
+    looks: int,
     clock: ModelClock,
     run: Run,
 ) -> None:
@@ -195,16 +215,18 @@ def _follow(
     context.setPositions(start.positions[0].numpy() * NM_PER_A)
     context.setVelocities(start.velocities[0].numpy() * (NM_PER_A / PS_PER_FS))
     n = start.molecule.n_atoms
+    masses = start.molecule.masses.numpy()
+    light = start.molecule.numbers.numpy() == 1
     every = round(_LOOK_FS / scheme.outer_fs)
-    looks = max(2, N_CALLS // every)
     calls, began = clock.calls, time.process_time()
-    energies, kelvins = [], []
+    energies, squares = [], []
     for _ in range(looks):
         integrator.step(every)
-        seen = context.getState(energy=True)
+        seen = context.getState(energy=True, velocities=True)
         kinetic = seen.getKineticEnergy()._value * KJ_PER_MOL
         energies.append(1e3 * (seen.getPotentialEnergy()._value * KJ_PER_MOL + kinetic) / n)
-        kelvins.append(2.0 * kinetic / (3 * n * BOLTZMANN_EV_PER_K))
+        v = seen.getVelocities(asNumpy=True)._value
+        squares.append(masses * (v * v).sum(1))
     run.seconds += time.process_time() - began
     run.calls += clock.calls - calls
     run.length_ps += looks * _LOOK_FS * PS_PER_FS
@@ -213,20 +235,32 @@ def _follow(
     off = [e - offset - slope * t for t, e in zip(times, energies, strict=True)]
     run.slopes.append(slope)
     run.wobbles.append(statistics.fmean(e * e for e in off) ** 0.5)
-    run.kelvins.append(statistics.fmean(kelvins))
+    # In amu nm^2/ps^2, which is kJ/mol.
+    per_atom = np.mean(squares, 0) * KJ_PER_MOL / (3.0 * BOLTZMANN_EV_PER_K)
+    run.kelvins.append(float(per_atom.mean()))
+    run.hydrogens.append(float(per_atom[light].mean() / per_atom[~light].mean()))
 
 
-def _table(runs: Mapping[str, Run], n_starts: int, missed: float) -> Table:
+def _table(
+    runs: Mapping[str, Run],
+    n_starts: int,
+    missed: float,
+    length_ps: float | None,
+    *,
+    compiled: bool,
+) -> Table:
+    each = f"{N_CALLS} evaluations each" if length_ps is None else f"{length_ps:g} ps each"
+    how = "float32, compiled" if compiled else "float32"
     table = Table(
         "doors-time-steps",
-        f"Ethanol by eSCN (bundle {_BUNDLE}) in OpenMM, Reference platform, float32: velocity "
+        f"Ethanol by eSCN (bundle {_BUNDLE}) in OpenMM, Reference platform, {how}: velocity "
         "Verlet, and multiple time steps (MTSIntegrator, MTSLangevinIntegrator) with a bonded "
         f"force field fitted to eSCN inside ({_INNER_FS:g} fs) and eSCN minus that outside; the "
-        f"energy is eSCN's in every row. {n_starts} starts, mean ± spread, {N_CALLS} evaluations "
-        "each. Drift: slope of the total energy; wobble: rms about that line.",
+        f"energy is eSCN's in every row. {n_starts} starts, mean ± spread, {each}. "
+        "Drift: slope of the total energy; wobble: rms about that line.",
         (
             "scheme", "ps", "eSCN calls per ps", "CPU s per ps", "times 0.5 fs", "times 1 fs",
-            "drift, meV/atom/ps", "wobble, meV/atom", "T, K",
+            "drift, meV/atom/ps", "wobble, meV/atom", "T, K", "T(H)/T(others)",
         ),
     )  # fmt: skip
     costs = {name: run.seconds / run.length_ps for name, run in runs.items()}
@@ -242,6 +276,7 @@ def _table(runs: Mapping[str, Run], n_starts: int, missed: float) -> Table:
             None if bath else Cell.of(run.slopes),
             None if bath else Cell.of(run.wobbles),
             Cell.of(run.kelvins),
+            Cell.of(run.hydrogens),
         )
     table.notes.append(f"The force field misses {100 * missed:.0f} % of eSCN's forces (rms).")
     return table

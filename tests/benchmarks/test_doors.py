@@ -88,7 +88,12 @@ def test_longer_steps(short):
     assert rows["MTS, 4 fs"][4] > 2.0
     assert rows["MTS, Langevin 10/ps, 4 fs"][6] is None
     assert rows["MTS, 4 fs"][7].mean < 20.0
+    assert rows["MTS, 2 fs"][9].mean == pytest.approx(1.0, abs=0.7)
     assert "misses" in table.notes[0]
+    asked = BenchmarkConfig(name="doors", rows=("time-steps",), n_replicas=1, length_ps=0.032)
+    (table,) = doors.measure(asked)
+    assert [row[1] for row in table.rows] == pytest.approx([0.032] * len(table.rows))
+    assert "0.032 ps each" in table.caption
 
 
 def test_the_function_for_openmm_is_quick():
