@@ -1,17 +1,20 @@
 """Edges in blocks of whole atoms, so that what is worked on fits in the processor's cache.
 
 Edges are sorted by the atom that receives. A block is a run of atoms with all their edges; what
-its atoms receive depends on no other block.
+its atoms receive depends on no other block. What one block costs must not grow with the system,
+in the gradient either: tensors of all atoms or edges are split once, and rows that any block may
+ask for come from `SharedRows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Made = TypeVar("Made")
@@ -62,37 +65,44 @@ class EdgeBlocks:
     def __init__(
         self,
         cuts: Sequence[EdgeBlock],
-        geometry: Callable[[EdgeBlock], EdgeGeometry],
+        geometry: Callable[[int], EdgeGeometry],
         lean: bool = False,
     ) -> None:
         """Work out the geometry of every block, or put it off.
 
         Args:
             cuts: the blocks; their atoms follow one another.
-            geometry: makes the geometry of one.
+            geometry: makes the geometry of the block of a number.
             lean: keep nothing of any block for the gradient and make it anew each time: slower,
                 in a small part of the memory.
         """
         self.cuts, self.geometry, self.lean = cuts, geometry, lean
-        self.known = [] if lean else [geometry(cut) for cut in cuts]
+        self.known = [] if lean else [geometry(k) for k in range(len(cuts))]
 
-    def gather(self, use: Callable[[EdgeGeometry, int, int], Tensor]) -> Tensor:
+    def of_atoms(self, values: Tensor) -> Sequence[Tensor]:
+        """Cut values of all atoms into those of each block's.
+
+        Args:
+            values: `(n_atoms, ...)`.
+        """
+        return torch.split(values, [cut.n_atoms for cut in self.cuts])
+
+    def gather(self, use: Callable[[EdgeGeometry, int], Tensor]) -> Tensor:
         """Ask every block for a row per atom and join the rows.
 
         Args:
-            use: `(geometry, first atom, last + 1)` to `(n_block_atoms, ...)`.
+            use: `(geometry, number of the block)` to `(n_block_atoms, ...)`.
 
         Returns:
             `(n_atoms, ...)`.
         """
         if not self.lean:
-            pairs = zip(self.known, self.cuts, strict=True)
-            return torch.cat([use(geometry, *cut.atoms) for geometry, cut in pairs])
+            return torch.cat([use(geometry, k) for k, geometry in enumerate(self.known)])
 
-        def made(cut: EdgeBlock) -> Tensor:
-            return use(self.geometry(cut), *cut.atoms)
+        def made(k: int) -> Tensor:
+            return use(self.geometry(k), k)
 
-        return torch.cat([self.made_again(made, cut) for cut in self.cuts])
+        return torch.cat([self.made_again(made, k) for k in range(len(self.cuts))])
 
     def made_again(self, make: Callable[..., Made], *given: object) -> Made:
         """Call a function; if lean, keep its arguments and nothing it works out on the way.
@@ -105,6 +115,78 @@ class EdgeBlocks:
             return make(*given)
         made: Made = checkpoint(make, *given, use_reentrant=False)
         return made
+
+
+class SharedRows:
+    """Rows of one tensor for many blocks; their gradients are summed in one place.
+
+    The gradient of `index_select` is as large as the tensor, for every block; here each adds its
+    rows to the same sum, and the cost of all blocks grows with their edges alone. The sum is made
+    in place, so there is no second derivative, and one gradient at a time.
+    """
+
+    def __init__(self, values: Tensor, n_blocks: int) -> None:
+        """Take the tensor.
+
+        Args:
+            values: `(n, ...)`.
+            n_blocks: how many will ask; a single one gets the plain rows.
+        """
+        self.sums: Tensor | None = None
+        self.shared = n_blocks > 1
+        self.values = values
+        if self.shared:
+            self.values = _Collected.apply(values, self)  # type: ignore[no-untyped-call]
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Some of the rows.
+
+        Args:
+            index: `(m,)` int64.
+
+        Returns:
+            `(m, ...)`.
+        """
+        if not self.shared:
+            return self.values.index_select(0, index)
+        picked: Tensor = _Picked.apply(self.values, index, self)  # type: ignore[no-untyped-call]
+        return picked
+
+
+class _Collected(torch.autograd.Function):
+    """The tensor itself; its gradient is what all rows came to."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, shared: SharedRows) -> Tensor:  # noqa: ANN401
+        ctx.shared = shared
+        ctx.set_materialize_grads(False)
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None]:  # noqa: ANN401
+        # Runs after the gradients of all rows: they ask for it, though what they hand on is None.
+        sums, ctx.shared.sums = ctx.shared.sums, None
+        return sums, None
+
+
+class _Picked(torch.autograd.Function):
+    """Some rows; the gradient goes to the common sum."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, index: Tensor, shared: SharedRows) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(index)
+        ctx.shared, ctx.shape = shared, values.shape
+        return values.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:  # noqa: ANN401
+        (index,) = ctx.saved_tensors
+        if ctx.shared.sums is None:
+            ctx.shared.sums = gradient.new_zeros(ctx.shape)
+        ctx.shared.sums.index_add_(0, index, gradient)
+        return None, None, None
 
 
 def cut_edges(target: Tensor, n_atoms: int, edges_at_once: int) -> list[EdgeBlock]:

@@ -65,7 +65,8 @@ class EdgeMessage(nn.Module):
         """Sum of the messages to each atom of a block.
 
         Args:
-            sent: `(n, (L+1)^2, hidden_channels)`, what atoms send.
+            sent: `(n_edges, (L+1)^2, hidden_channels)`, what the atom at the start of each edge
+                sends.
             kept: `(n_block, (L+1)^2, hidden_channels)`, what the block's atoms add.
             block: the edges.
 
@@ -73,7 +74,7 @@ class EdgeMessage(nn.Module):
             `(n_block, (L+1)^2, hidden_channels)`.
         """
         # Sizes are spelled out: there may be no edges.
-        seen = sent.index_select(0, block.source) + kept.index_select(0, block.target)
+        seen = sent + kept.index_select(0, block.target)
         weights = self.radial(block.invariants)
         weights = weights.view(len(block.source), sum(self.pairs), self.hidden)
         by_order = torch.split(weights, self.pairs, 1)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from egno_md.models.degree_layers import DegreeGate, DegreeNorm, degree_power
-from egno_md.models.edge_blocks import EdgeBlock, EdgeBlocks, EdgeGeometry, cut_edges
+from egno_md.models.edge_blocks import EdgeBlock, EdgeBlocks, EdgeGeometry, SharedRows, cut_edges
 from egno_md.models.edge_frame import edge_frames
 from egno_md.models.edge_message import EdgeMessage
 from egno_md.models.radial_basis import RadialBasis, envelope
@@ -284,9 +284,10 @@ class ESCNMD(nn.Module):
         distances = arrows.square().sum(-1).sqrt()
         cuts = cut_edges(target, len(rows), self.edges_at_once)
         lean = len(target) * self.bytes_per_edge > self.kept_bytes
-        edges = EdgeBlocks(
-            cuts, lambda cut: self._geometry(cut, arrows, distances, rows, source, target), lean
-        )
+        sizes = [cut.edges[1] - cut.edges[0] for cut in cuts]
+        parts = list(zip(*(torch.split(x, sizes) for x in (arrows, distances)), strict=True))
+        ends = list(zip(*(torch.split(x, sizes) for x in (source, target)), strict=True))
+        edges = EdgeBlocks(cuts, lambda k: self._geometry(cuts[k], rows, *parts[k], *ends[k]), lean)
         features = self._start(rows, edges)
         for layer in range(len(self.messages)):
             features = self._layer(layer, features, edges)
@@ -315,9 +316,10 @@ class ESCNMD(nn.Module):
             return after
 
         sent, kept = edges.made_again(shares, features)
+        senders, own = SharedRows(sent, len(edges.cuts)), edges.of_atoms(kept)
 
-        def received(block: EdgeGeometry, first: int, last: int) -> Tensor:
-            return message.received(sent, kept[first:last], block)
+        def received(block: EdgeGeometry, k: int) -> Tensor:
+            return message.received(senders.rows(block.source), own[k], block)
 
         after: Tensor = edges.made_again(stepped, features, edges.gather(received))
         return after
@@ -325,16 +327,13 @@ class ESCNMD(nn.Module):
     def _geometry(
         self,
         cut: EdgeBlock,
+        rows: Tensor,
         arrows: Tensor,
         distances: Tensor,
-        rows: Tensor,
         source: Tensor,
         target: Tensor,
     ) -> EdgeGeometry:
-        """What a block knows of its edges; the arguments are of all edges."""
-        mine = slice(*cut.edges)
-        arrows, distances = arrows[mine], distances[mine]
-        source, target = source[mine], target[mine]
+        """What a block knows of its edges; rows are those of all atoms in the embeddings."""
         ends = envelope(distances, self.cutoff_A)[:, None, None]
         wigner = self.wigner(edge_frames(arrows / distances[:, None]))
         into_frame = stack_blocks(wigner, self.edge_rows)
@@ -352,8 +351,8 @@ class ESCNMD(nn.Module):
     ) -> Tensor:
         """Features of an edge that depend on its length and its two elements."""
         hidden = self.radial_first(self.basis(distances))
-        hidden = hidden + self.source_embedding(rows).index_select(0, source)
-        hidden = hidden + self.target_embedding(rows).index_select(0, target)
+        hidden = hidden + self.source_embedding(rows.index_select(0, source))
+        hidden = hidden + self.target_embedding(rows.index_select(0, target))
         hidden = self.radial_second(nn.functional.silu(hidden))
         return nn.functional.silu(hidden)
 
@@ -361,11 +360,11 @@ class ESCNMD(nn.Module):
         """First atom features: the element, and the directions of the neighbours."""
         n_m0 = self.max_degree + 1
 
-        def directions(block: EdgeGeometry, first: int, last: int) -> Tensor:
+        def directions(block: EdgeGeometry, _: int) -> Tensor:
             weights = self.edge_degree(block.invariants)
             weights = weights.view(len(block.source), n_m0, self.channels)
             seen = torch.bmm(block.out_of_frame[:, :, :n_m0], weights)
-            start = seen.new_zeros((last - first, *seen.shape[1:]))
+            start = seen.new_zeros((block.n_atoms, *seen.shape[1:]))
             return start.index_add(0, block.target, seen)
 
         start = edges.gather(directions) * self.rescale

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from egno_md.models.edge_blocks import EdgeBlock, cut_edges
+from egno_md.models.edge_blocks import EdgeBlock, SharedRows, cut_edges
 from egno_md.models.escn_md import ESCNMD
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.state import Molecule, State
@@ -71,3 +72,57 @@ def test_memory_is_saved(crowd):
             potential.evaluate(state)
         kept.append(total)
     assert kept[1] < 0.3 * kept[0]
+
+
+@pytest.mark.parametrize("n_blocks", [1, 3])
+def test_rows_that_several_ask_for_have_the_gradient_of_them_all(n_blocks):
+    values = torch.arange(12.0, dtype=torch.float64).view(4, 3).requires_grad_()
+    indices = [torch.tensor(k) for k in ([0, 2, 2], [3, 0], [2])]
+
+    def use(rows):
+        return sum(((k + 1.0) * rows(index) ** 2).sum() for k, index in enumerate(indices))
+
+    doubled = 2.0 * values
+    (expected,) = torch.autograd.grad(use(lambda index: doubled[index]), values)
+    for _ in range(2):
+        shared = SharedRows(2.0 * values, n_blocks)
+        (found,) = torch.autograd.grad(use(shared.rows), values)
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=0.0)
+    assert shared.sums is None
+    assert float(expected[1].abs().max()) == 0.0
+
+
+def test_rows_that_nobody_asks_for_have_no_gradient():
+    values = torch.ones(2, 3, requires_grad=True)
+    shared = SharedRows(values, 2)
+    loss = values.sum() + 0.0 * shared.values.detach().sum()
+    (found,) = torch.autograd.grad(loss, values)
+    assert torch.equal(found, torch.ones(2, 3))
+
+
+class Counting(TorchDispatchMode):
+    """Counts the numbers in what operations return."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple | list) else [found]:
+            self.numbers += tensor.numel() if isinstance(tensor, torch.Tensor) else 0
+        return found
+
+
+@pytest.mark.parametrize("kept_bytes", [10**12, 0])
+def test_what_a_block_costs_does_not_grow_with_the_system(crowd, kept_bytes):
+    model, state = crowd
+    potential = ESCNPotential(model, atoms_at_once=10**9)
+    potential.model.edges_at_once, potential.model.kept_bytes = 64, kept_bytes
+    taken = []
+    for n in (3, 12):
+        spread = 30.0 * torch.arange(n, dtype=torch.float64)[:, None, None]
+        x = (state.positions[:1] + spread).reshape(1, -1, 3)
+        many = State.at_rest(Molecule.from_numbers(state.molecule.numbers.repeat(n)), x)
+        with Counting() as counted:
+            potential.evaluate(many)
+        taken.append(counted.numbers / n)
+    assert taken[1] < 1.05 * taken[0]
