@@ -96,6 +96,7 @@ class Run:
         wobbles: rms about that line, meV/atom.
         kelvins: mean temperature of each start.
         hydrogens: the same of hydrogens over that of the other atoms.
+        failed_ps: when starts failed; what they gave before is not counted.
         seconds: processor time, inside and outside the model.
         calls: evaluations.
         length_ps: simulated.
@@ -105,6 +106,7 @@ class Run:
     wobbles: list[float] = field(default_factory=list)
     kelvins: list[float] = field(default_factory=list)
     hydrogens: list[float] = field(default_factory=list)
+    failed_ps: list[float] = field(default_factory=list)
     seconds: float = 0.0
     calls: int = 0
     length_ps: float = 0.0
@@ -220,8 +222,12 @@ def _follow(
     every = round(_LOOK_FS / scheme.outer_fs)
     calls, began = clock.calls, time.process_time()
     energies, squares = [], []
-    for _ in range(looks):
-        integrator.step(every)
+    for k in range(looks):
+        try:
+            integrator.step(every)
+        except openmm.OpenMMException:
+            run.failed_ps.append(k * _LOOK_FS * PS_PER_FS)
+            return
         seen = context.getState(energy=True, velocities=True)
         kinetic = seen.getKineticEnergy()._value * KJ_PER_MOL
         energies.append(1e3 * (seen.getPotentialEnergy()._value * KJ_PER_MOL + kinetic) / n)
@@ -263,8 +269,16 @@ def _table(
             "drift, meV/atom/ps", "wobble, meV/atom", "T, K", "T(H)/T(others)",
         ),
     )  # fmt: skip
-    costs = {name: run.seconds / run.length_ps for name, run in runs.items()}
+    costs = {name: run.seconds / run.length_ps for name, run in runs.items() if run.length_ps}
     for name, run in runs.items():
+        if run.failed_ps:
+            at = ", ".join(f"{t:.1f}" for t in run.failed_ps)
+            table.notes.append(
+                f"{name}: {len(run.failed_ps)} of {n_starts} starts failed, after {at} ps."
+            )
+        if name not in costs:
+            table.add(name, *(None,) * (len(table.columns) - 1))
+            continue
         bath = SCHEMES[name].friction_per_ps is not None
         table.add(
             name,

@@ -20,7 +20,7 @@ from egno_md.testing.potential_checks import force_error
 def force_convergence(
     potential: Potential,
     state: State,
-    steps_A: tuple[float, float] = (3e-2, 3e-3),
+    steps_A: tuple[float, float] = (1e-2, 1e-3),
     directions: Tensor | None = None,
 ) -> float:
     """Factor by which the plain difference quotient nears the force when the step shrinks.
@@ -40,7 +40,7 @@ def force_convergence(
     return float((large / max(small, 1e-300)) ** (1.0 / decades))
 
 
-def hessian(potential: Potential, state: State, step_A: float = 1e-3) -> Tensor:
+def hessian(potential: Potential, state: State, step_A: float = 1e-4) -> Tensor:
     """Second derivatives of the energy by five-point differences of forces.
 
     Args:
