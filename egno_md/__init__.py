@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from egno_md.trajectories.generate import generate as generate
     from egno_md.trajectories.judges import BondJudge as BondJudge
     from egno_md.trajectories.judges import EnergyJudge as EnergyJudge
+    from egno_md.trajectories.mdtraj_objects import state_from_mdtraj as state_from_mdtraj
+    from egno_md.trajectories.mdtraj_objects import to_mdtraj as to_mdtraj
     from egno_md.trajectories.store_reader import TrajectoryReader as TrajectoryReader
 
 __version__ = "0.1.0"
@@ -111,6 +113,8 @@ _HOMES: Final = {
     "generate": "trajectories.generate",
     "BondJudge": "trajectories.judges",
     "EnergyJudge": "trajectories.judges",
+    "state_from_mdtraj": "trajectories.mdtraj_objects",
+    "to_mdtraj": "trajectories.mdtraj_objects",
     "TrajectoryReader": "trajectories.store_reader",
 }
 

@@ -13,6 +13,7 @@ import torch
 from egno_md.bonds import guess_bonds
 from egno_md.state import Molecule
 from egno_md.trajectories.store_reader import TrajectoryReader
+from egno_md.trajectories.topology import molecule_of
 from egno_md.units import FS_PER_ASE_TIME, NM_PER_A, PS_PER_FS
 
 #: Read by mdtraj; everything else goes to ASE.
@@ -109,7 +110,7 @@ def _from_mdtraj(file: Path, topology: str | os.PathLike[str] | None) -> Traject
     has_times = kind not in (".dcd", ".pdb")
     velocities = _h5_velocities(file) if kind == ".h5" else None
     return TrajectoryArrays(
-        _molecule_of(read.topology, positions[0], cells is not None),
+        molecule_of(read.topology, positions[0], periodic=cells is not None),
         np.asarray(read.time, dtype=np.float64) / PS_PER_FS if has_times else _count(len(read)),
         positions[None],
         velocities,
@@ -127,19 +128,6 @@ def _h5_velocities(file: Path) -> np.ndarray | None:
     if found is None:
         return None
     return np.asarray(found, dtype=np.float64)[None] * (PS_PER_FS / NM_PER_A)
-
-
-def _molecule_of(topology: Any, first: np.ndarray, periodic: bool) -> Molecule:  # noqa: ANN401
-    atoms = list(topology.atoms)
-    numbers = [0 if a.element is None else a.element.atomic_number for a in atoms]
-    pairs = [tuple(sorted((a.index, b.index))) for a, b in topology.bonds]
-    bonds = (
-        torch.tensor(sorted(set(pairs)), dtype=torch.int64)
-        if pairs
-        else guess_bonds(torch.tensor(numbers), torch.from_numpy(first))
-    )
-    names = tuple(a.name for a in atoms)
-    return Molecule.from_numbers(numbers, bonds=bonds, names=names, pbc=(periodic,) * 3)
 
 
 def _from_ase(file: Path) -> TrajectoryArrays:
