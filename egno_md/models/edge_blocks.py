@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Made = TypeVar("Made")
+
+#: What of the edges is kept for the gradient.
+Keep = Literal["all", "geometry", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +69,20 @@ class EdgeBlocks:
         self,
         cuts: Sequence[EdgeBlock],
         geometry: Callable[[int], EdgeGeometry],
-        lean: bool = False,
+        keep: Keep = "all",
     ) -> None:
         """Work out the geometry of every block, or put it off.
 
         Args:
             cuts: the blocks; their atoms follow one another.
             geometry: makes the geometry of the block of a number.
-            lean: keep nothing of any block for the gradient and make it anew each time: slower,
-                in a small part of the memory.
+            keep: what of a block is kept for the gradient: all; its geometry, the rest being made
+                again; or nothing, the geometry being made again for every use. Each takes longer
+                than the one before, in a small part of its memory.
         """
-        self.cuts, self.geometry, self.lean = cuts, geometry, lean
-        self.known = [] if lean else [geometry(k) for k in range(len(cuts))]
+        self.cuts, self.geometry, self.keep = cuts, geometry, keep
+        numbers = range(len(cuts)) if keep != "nothing" else ()
+        self.known = [self.made_again(geometry, k) for k in numbers]
 
     def of_atoms(self, values: Tensor) -> Sequence[Tensor]:
         """Cut values of all atoms into those of each block's.
@@ -96,8 +101,9 @@ class EdgeBlocks:
         Returns:
             `(n_atoms, ...)`.
         """
-        if not self.lean:
-            return torch.cat([use(geometry, k) for k, geometry in enumerate(self.known)])
+        if self.keep != "nothing":
+            pieces = [self.made_again(use, known, k) for k, known in enumerate(self.known)]
+            return torch.cat(pieces)
 
         def made(k: int) -> Tensor:
             return use(self.geometry(k), k)
@@ -105,13 +111,13 @@ class EdgeBlocks:
         return torch.cat([self.made_again(made, k) for k in range(len(self.cuts))])
 
     def made_again(self, make: Callable[..., Made], *given: object) -> Made:
-        """Call a function; if lean, keep its arguments and nothing it works out on the way.
+        """Call a function; unless all is kept, keep its arguments and results alone.
 
         Args:
             make: what to call.
             given: its arguments.
         """
-        if not self.lean:
+        if self.keep == "all":
             return make(*given)
         made: Made = checkpoint(make, *given, use_reentrant=False)
         return made

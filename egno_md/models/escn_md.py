@@ -28,7 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from egno_md.models.degree_layers import DegreeGate, DegreeNorm, degree_power
-from egno_md.models.edge_blocks import EdgeBlock, EdgeBlocks, EdgeGeometry, SharedRows, cut_edges
+from egno_md.models.edge_blocks import (
+    EdgeBlock,
+    EdgeBlocks,
+    EdgeGeometry,
+    Keep,
+    SharedRows,
+    cut_edges,
+)
 from egno_md.models.edge_frame import edge_frames
 from egno_md.models.edge_message import EdgeMessage
 from egno_md.models.radial_basis import RadialBasis, envelope
@@ -241,6 +248,16 @@ class ESCNMD(nn.Module):
         hidden = int(self._architecture["hidden_channels"])
         return 7.5 * size * n_coefficients * hidden * max(1, len(self.messages))
 
+    def _keep(self, n_edges: int) -> Keep:
+        """What to keep of so many edges for the gradient, within `kept_bytes`."""
+        if n_edges * self.bytes_per_edge <= self.kept_bytes:
+            return "all"
+        size = self.embedding.weight.element_size()
+        both_ways = 2 * len(self.edge_rows) * (self.max_degree + 1) ** 2
+        # With their gradients.
+        geometry = 2 * size * (both_ways + self.radial_second.out_features)
+        return "geometry" if n_edges * geometry <= self.kept_bytes else "nothing"
+
     def evaluation_bytes(self, n_atoms: int, n_edges: int) -> float:
         """Estimate the memory that energy and forces of a system take.
 
@@ -283,11 +300,14 @@ class ESCNMD(nn.Module):
         arrows = arrows.to(self.embedding.weight.dtype)
         distances = arrows.square().sum(-1).sqrt()
         cuts = cut_edges(target, len(rows), self.edges_at_once)
-        lean = len(target) * self.bytes_per_edge > self.kept_bytes
         sizes = [cut.edges[1] - cut.edges[0] for cut in cuts]
         parts = list(zip(*(torch.split(x, sizes) for x in (arrows, distances)), strict=True))
         ends = list(zip(*(torch.split(x, sizes) for x in (source, target)), strict=True))
-        edges = EdgeBlocks(cuts, lambda k: self._geometry(cuts[k], rows, *parts[k], *ends[k]), lean)
+        edges = EdgeBlocks(
+            cuts,
+            lambda k: self._geometry(cuts[k], rows, *parts[k], *ends[k]),
+            self._keep(len(target)),
+        )
         features = self._start(rows, edges)
         for layer in range(len(self.messages)):
             features = self._layer(layer, features, edges)

@@ -9,6 +9,8 @@ from egno_md.models.escn_md import ESCNMD
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.state import Molecule, State
 
+MODES = ["all", "geometry", "nothing"]
+
 
 def test_blocks_hold_whole_atoms():
     target = torch.tensor([0, 0, 0, 2, 2, 3, 3, 3, 3])
@@ -42,25 +44,27 @@ def crowd():
     return model, State.at_rest(Molecule.from_numbers([8, 1, 1] * 8), x)
 
 
-@pytest.mark.parametrize("kept_bytes", [10**12, 0])
+@pytest.mark.parametrize("keep", MODES)
 @pytest.mark.parametrize("at_once", [10**9, 64, 1])
-def test_neither_blocks_nor_memory_change_the_numbers(crowd, at_once, kept_bytes):
+def test_neither_blocks_nor_memory_change_the_numbers(crowd, at_once, keep, monkeypatch):
     model, state = crowd
     whole = ESCNPotential(model, dtype=torch.float64).evaluate(state, virial=True)
     potential = ESCNPotential(model, dtype=torch.float64)
-    potential.model.edges_at_once, potential.model.kept_bytes = at_once, kept_bytes
+    potential.model.edges_at_once = at_once
+    monkeypatch.setattr(potential.model, "_keep", lambda n_edges: keep)
     found = potential.evaluate(state, virial=True)
     assert torch.allclose(found.energy, whole.energy, rtol=0, atol=1e-12)
     assert torch.allclose(found.forces, whole.forces, rtol=0, atol=1e-12)
     assert torch.allclose(found.virial, whole.virial, rtol=0, atol=1e-12)
 
 
-def test_memory_is_saved(crowd):
+def test_memory_is_saved(crowd, monkeypatch):
     model, state = crowd
     kept = []
-    for kept_bytes in (10**12, 0):
+    for keep in MODES:
         potential = ESCNPotential(model)
-        potential.model.edges_at_once, potential.model.kept_bytes = 32, kept_bytes
+        potential.model.edges_at_once = 32
+        monkeypatch.setattr(potential.model, "_keep", lambda n_edges, keep=keep: keep)
         total = 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -71,7 +75,18 @@ def test_memory_is_saved(crowd):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             potential.evaluate(state)
         kept.append(total)
-    assert kept[1] < 0.3 * kept[0]
+    # Geometries that are kept are results, which this does not count.
+    assert max(kept[1:]) < 0.3 * kept[0]
+
+
+def test_what_is_kept_depends_on_what_there_is_room_for(crowd):
+    model = ESCNMD.from_architecture(crowd[0].architecture())
+    model.kept_bytes = 1e6
+    edges = [model._keep(n) for n in range(1, 2000)]
+    assert set(edges) == {"all", "geometry", "nothing"}
+    assert edges == sorted(edges)
+    model.kept_bytes = float("inf")
+    assert model._keep(10**12) == "all"
 
 
 @pytest.mark.parametrize("n_blocks", [1, 3])
@@ -112,11 +127,12 @@ class Counting(TorchDispatchMode):
         return found
 
 
-@pytest.mark.parametrize("kept_bytes", [10**12, 0])
-def test_what_a_block_costs_does_not_grow_with_the_system(crowd, kept_bytes):
+@pytest.mark.parametrize("keep", MODES)
+def test_what_a_block_costs_does_not_grow_with_the_system(crowd, keep, monkeypatch):
     model, state = crowd
     potential = ESCNPotential(model, atoms_at_once=10**9)
-    potential.model.edges_at_once, potential.model.kept_bytes = 64, kept_bytes
+    potential.model.edges_at_once = 64
+    monkeypatch.setattr(potential.model, "_keep", lambda n_edges: keep)
     taken = []
     for n in (3, 12):
         spread = 30.0 * torch.arange(n, dtype=torch.float64)[:, None, None]
