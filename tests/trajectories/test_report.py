@@ -1,6 +1,4 @@
 import math
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from egno_md.trajectories.report_checks import Mark, mean_temperatures
 from egno_md.trajectories.report_sections import energy_drift, reason_rows
 from egno_md.trajectories.run_record import record_run
 from egno_md.trajectories.statistics import trajectory_statistics
+from tests.trajectories.page import Page
 
 NUMBERS = [6, 8, 1, 1, 1, 1]
 BONDS = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 5)]
@@ -110,45 +109,6 @@ def bundle(reference, molecule):
         held_out={"force_mae": 0.1},
     )
     return Bundle(card, {}, reference, Path("methanol.bundle"))
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced and collects text and references."""
-
-    VOID = frozenset({"meta", "br", "link", "img", "hr"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.text, self.references, self.ids, self.tags = [], [], [], [], set()
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self._attributes(attrs)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self._attributes(attrs)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text.append(data)
-
-    def _attributes(self, attrs):
-        for key, value in attrs:
-            if key in ("src", "href", "xlink:href", "data", "action"):
-                self.references.append(value)
-            if key == "id":
-                self.ids.append(value)
-
-    @property
-    def words(self):
-        return re.sub(r"\s+", " ", " ".join(self.text))
 
 
 def read(summary):

@@ -22,45 +22,11 @@ from egno_md.trajectories.store_format import (
     replace_file,
 )
 from egno_md.trajectories.store_reader import TrajectoryReader
+from tests.trajectories.store_files import contents, fill, open_writer, write_on
 
 
 class Killed(Exception):
     """Stands for kill -9: nothing is tidied up after it."""
-
-
-def open_writer(oscillator, path, propagator, **flushing):
-    if path.exists():
-        writer = TrajectoryWriter.resume(path, **flushing)
-        propagator.restore(writer.propagator_state)
-        return writer
-    start = oscillator.start()
-    header = StoreHeader(start.molecule, start.n_replicas, propagator.frame_interval_fs)
-    return TrajectoryWriter.create(path, header, start, propagator.restart_state(), **flushing)
-
-
-def fill(oscillator, path, n_segments, flush_every_s=0.0):
-    """Bring a store to so many segments of 8 frames, committing each."""
-    propagator = oscillator.NoisyOscillator()
-    writer = open_writer(oscillator, path, propagator, flush_every_s=flush_every_s)
-    try:
-        write_on(propagator, writer, n_segments)
-        writer.flush()
-    finally:
-        writer._lock.close()  # what a kill does; close() would write more
-
-
-def write_on(propagator, writer, n_segments):
-    while writer.n_frames < 1 + 8 * n_segments:
-        writer.append(propagator.advance(writer.state), propagator.restart_state())
-
-
-def contents(path):
-    reader = TrajectoryReader(path)
-    return (
-        {name: reader.array(name).tobytes() for name in sorted(reader._layouts)},
-        reader.events,
-        reader.n_frames,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -390,40 +356,6 @@ class TestLayout:
         commit = Commit.read(good)
         assert commit.n_frames == 33
         assert json.loads(commit.to_bytes())["n_frames"] == 33
-
-
-class TestReader:
-    def test_states_segments_and_events(self, oscillator, good):
-        reader = TrajectoryReader(good)
-        states = list(reader.states(stride=4))
-        assert [s.time_fs for s in states] == [0.0, 4, 8, 12, 16, 20, 24, 28, 32]
-        blocks = list(reader.segments(10))
-        assert [b.n_frames for b in blocks] == [10, 10, 10, 3]
-        assert torch.equal(blocks[1].positions[:, 2], states[3].positions)
-        assert torch.equal(reader.molecule.bonds, oscillator.start().molecule.bonds)
-        assert torch.equal(reader.molecule.masses, oscillator.start().molecule.masses)
-        assert len(reader.events) == 1
-        assert reader.events[0].judge == "fake judge"
-        assert reader.length_ps == pytest.approx(0.032)
-        one = reader.array("positions", slice(None, None, 2), slice(1, 2))
-        assert one.shape == (1, 17, 3, 3)
-
-    def test_kinetic_energy_belongs_to_the_velocities(self, good):
-        from egno_md.state import kinetic_energy
-
-        reader = TrajectoryReader(good)
-        segment = reader.segment(0, 33)
-        expected = kinetic_energy(segment.molecule, segment.velocities).numpy()
-        np.testing.assert_allclose(reader.array("kinetic_energies"), expected, rtol=1e-6)
-
-    def test_what_is_not_there(self, good):
-        reader = TrajectoryReader(good)
-        with pytest.raises(ValueError, match=r"no array 'forces'; there are kinetic_energies"):
-            reader.array("forces")
-        with pytest.raises(ValueError, match="which has 0 to 33"):
-            reader.segment(30, 34)
-        with pytest.raises(ValueError, match="stride must be"):
-            next(reader.states(0))
 
 
 class TestAppend:
