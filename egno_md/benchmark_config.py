@@ -57,7 +57,8 @@ class BenchmarkConfig(Job):
     """True potential of each bundle (rollouts), as for training: sgdml:FILE, openmm:FORCEFIELD,
     or a bundle; none: as the bundle's card says, its file looked for in the data folder.
     acceleration: the true one, xtb too (GFN2-xTB), then the cheap one; none: the eSCN bundle of
-    the molecule where there is one, and a bonded force field fitted to the true one."""
+    the molecule where there is one, and a bonded force field fitted to the true one. doors: bundles
+    of ethanol for multiple time steps, likewise."""
     structures: tuple[str, ...] = ()
     """Structure file that each bundle starts from (rollouts, cost); none: as its card says."""
     seeds: tuple[int, ...] = (1, 2, 3)

@@ -96,6 +96,20 @@ def test_longer_steps(short):
     assert "0.032 ps each" in table.caption
 
 
+def test_a_smaller_network_inside(short):
+    # The same one: nothing is left for the outside.
+    both = ("ethanol-escn", "ethanol-escn")
+    asked = BenchmarkConfig(name="doors", rows=("time-steps",), n_replicas=1, potentials=both)
+    (table,) = doors.measure(asked)
+    rows = {row[0]: row for row in table.rows}
+    assert "with eSCN ethanol-escn inside" in table.caption
+    assert "misses 0 %" in table.notes[0]
+    assert rows["MTS, 4 fs"][7].mean < 0.5
+    three = asked.model_copy(update={"potentials": ("ethanol-escn",) * 3})
+    with pytest.raises(ValueError, match="got 3"):
+        doors.measure(three)
+
+
 def test_the_function_for_openmm_is_quick():
     # 201 atoms in a cell; without a model in between, so that caches are warm. The best of many
     # turns: what else the machine does can only add.
