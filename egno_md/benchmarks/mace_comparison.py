@@ -22,6 +22,7 @@ from egno_md.benchmarks import mace_clock
 from egno_md.benchmarks.mace_training import MACEResult, peer_environment, train_mace, write_xyz
 from egno_md.benchmarks.potential_data import PotentialTask, potential_task
 from egno_md.benchmarks.potential_rows import ROWS, PotentialResult, train_potential
+from egno_md.benchmarks.potentials import MEASURES
 from egno_md.benchmarks.speed_systems import two_molecules, water_box
 from egno_md.benchmarks.table import Cell, Table, benchmark_folder
 from egno_md.bundle import load_bundle
@@ -39,12 +40,7 @@ _CPU_MINUTES: Final = 20.0
 _ROUNDS: Final = 9
 _WARM: Final = 2
 
-_ACCURACY: Final = {
-    "energy MAE (meV/atom)": "energy_mae_meV_per_atom",
-    "energy RMSE (meV/atom)": "energy_rmse_meV_per_atom",
-    "force MAE (meV/Å)": "force_mae_meV_per_A",
-    "force RMSE (meV/Å)": "force_rmse_meV_per_A",
-}
+_ACCURACY: Final = {h: key for h, key in MEASURES.items() if not key.startswith("stress")}
 
 
 def measure(config: BenchmarkConfig) -> list[Table]:

@@ -26,7 +26,7 @@ from egno_md.benchmarks.table import Cell, Table, benchmark_folder
 DEFAULT_CPU_MINUTES: Final = 30.0
 
 #: Headings with the measures they show.
-_MEASURES: Final = {
+MEASURES: Final = {
     "energy MAE (meV/atom)": "energy_mae_meV_per_atom",
     "energy RMSE (meV/atom)": "energy_rmse_meV_per_atom",
     "force MAE (meV/Å)": "force_mae_meV_per_A",
@@ -78,7 +78,7 @@ def set_table(config: BenchmarkConfig, task: PotentialTask, rows: dict[str, Pote
         ValueError: if a folder holds another training.
     """
     stressed = any(frames.stress is not None for frames in task.tests.values())
-    shown = {h: m for h, m in _MEASURES.items() if stressed or not m.startswith("stress")}
+    shown = {h: m for h, m in MEASURES.items() if stressed or not m.startswith("stress")}
     table = Table(
         f"{config.name}-{task.name}", _caption(config, task), ("row", "test", *shown, *_COST)
     )
