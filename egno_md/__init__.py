@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from egno_md.bundle_card import BundleCard as BundleCard
     from egno_md.calculators.escn_calculator import ESCNCalculator as ESCNCalculator
     from egno_md.calculators.openmm_force import openmm_force as openmm_force
+    from egno_md.calculators.potential_from_xtb import XTBPotential as XTBPotential
     from egno_md.calculators.segment_dynamics import SegmentDynamics as SegmentDynamics
     from egno_md.calculators.segment_force import SegmentForceCalculator as SegmentForceCalculator
     from egno_md.calculators.segment_simulation import SegmentSimulation as SegmentSimulation
@@ -76,6 +77,7 @@ _HOMES: Final = {
     "BundleCard": "bundle_card",
     "openmm_force": "calculators.openmm_force",
     "ESCNCalculator": "calculators.escn_calculator",
+    "XTBPotential": "calculators.potential_from_xtb",
     "SegmentDynamics": "calculators.segment_dynamics",
     "SegmentForceCalculator": "calculators.segment_force",
     "SegmentSimulation": "calculators.segment_simulation",

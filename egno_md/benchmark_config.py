@@ -56,7 +56,7 @@ class BenchmarkConfig(Job):
     potentials: tuple[str, ...] = ()
     """True potential of each bundle (rollouts), as for training: sgdml:FILE, openmm:FORCEFIELD,
     or a bundle; none: as the bundle's card says, its file looked for in the data folder.
-    acceleration: the true one, xtb too (GFN2-xTB), then the cheap one; none: the eSCN bundle of
+    acceleration: the true one, xtb:gfn2 for example, then the cheap one; none: the eSCN bundle of
     the molecule where there is one, and a bonded force field fitted to the true one. doors: bundles
     of ethanol for multiple time steps, likewise."""
     structures: tuple[str, ...] = ()

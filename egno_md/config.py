@@ -37,7 +37,8 @@ class RunConfig(Job):
     """Bundle of the learned propagator: a packaged name or a path."""
     guard: str | None = "ethanol-escn"
     """Potential behind judges, fallback, accept/reject and the classical mode: a packaged bundle,
-    the path of one, sgdml:FILE, or ase:CALCULATOR (any calculator of ASE, such as ase:emt)."""
+    the path of one, sgdml:FILE, ase:CALCULATOR (any calculator of ASE, such as ase:emt),
+    openmm:FORCEFIELD, or xtb:gfn2 (GFN2-xTB)."""
     proposal: str | None = None
     """Potential, named as a guard is, whose velocity Verlet proposes (metropolised); none: the
     learned propagator does."""
@@ -185,7 +186,8 @@ class TrainConfig(Job):
     """Energy unit of npz files that do not say it themselves."""
     potential: tuple[str, ...] = ()
     """Potential that makes data on the spot: sgdml:FILE, openmm:amber14 (any force field of OpenMM;
-    the structure is then a PDB file), ase:emt (any calculator of ASE), or an eSCN bundle. Several
+    the structure is then a PDB file), ase:emt (any calculator of ASE), xtb:gfn2 (GFN2-xTB, also
+    gfn1), or an eSCN bundle. Several
     (egno): one for each structure, to learn from all of them."""
     structure: tuple[str, ...] = ()
     """Structure files (xyz, pdb, ...) from which the potentials' dynamics start."""

@@ -165,20 +165,7 @@ def _short(name: str) -> str:
 
 
 def _opened(name: str, structure: Path, data: str | None) -> Potential:
-    """Open a potential by the name that trainings use, or "xtb"."""
-    if name == "xtb":
-        from egno_md.benchmarks.cost_engines import has_xtb
-
-        if not has_xtb():
-            raise ValueError("potential xtb needs tblite: pip install 'egno-md[qm]'")
-        from tblite.ase import TBLite
-
-        from egno_md.calculators.potential_from_ase import ASEPotential
-
-        def another() -> Any:  # noqa: ANN401 - tblite has no types
-            return TBLite(method="GFN2-xTB", verbosity=0)
-
-        return ASEPotential(another(), another)
+    """Open a potential by the name that trainings use."""
     scheme, colon, rest = name.partition(":")
     if colon and scheme == "sgdml":
         name = f"sgdml:{find_file(rest, data)}"

@@ -14,12 +14,12 @@ from egno_md.benchmarks.cost_engines import (
     OpenMMEngine,
     egno_engine,
     escn_engine,
-    has_xtb,
     xtb_engine,
 )
 from egno_md.benchmarks.rollout_subject import egno_bundles, find_file, structure_files
 from egno_md.benchmarks.table import Cell, Table
 from egno_md.bundle import Bundle, load_bundle
+from egno_md.calculators.potential_from_xtb import has_tblite
 from egno_md.data.progress import progress_bar
 from egno_md.state import State, maxwell_boltzmann
 from egno_md.training.sources import start_structure
@@ -181,7 +181,7 @@ def _maker(
     if bundle is None:
         return None
     if row == "xtb":
-        if has_xtb():
+        if has_tblite():
             return lambda: xtb_engine(start, config.n_threads)
         notes.append("GFN2-xTB is left out: tblite is not installed (pip install 'egno-md[qm]').")
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -195,11 +194,6 @@ def xtb_engine(start: State, n_threads: int) -> PropagatorEngine:
         made = [TBLite(method="GFN2-xTB", verbosity=0) for _ in range(start.n_replicas)]
         starts = [start.replica(r) for r in range(start.n_replicas)]
         return PropagatorEngine([_verlet(ASEPotential(one)) for one in made], starts)
-
-
-def has_xtb() -> bool:
-    """Whether tblite is installed."""
-    return importlib.util.find_spec("tblite") is not None
 
 
 def _verlet(potential: ESCNPotential | ASEPotential) -> VelocityVerlet:

@@ -34,9 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--potential",
         required=True,
-        metavar="sgdml:FILE|openmm:FORCEFIELD|ase:CALCULATOR|escn:BUNDLE",
+        metavar="sgdml:FILE|openmm:FORCEFIELD|ase:CALCULATOR|xtb:METHOD|escn:BUNDLE",
         help="makes the forces: an sGDML model file, a force field of OpenMM (amber14; the start "
-        "is then a PDB file), a calculator of ASE (emt), or an eSCN bundle by name or folder",
+        "is then a PDB file), a calculator of ASE (emt), gfn1 or gfn2, or an eSCN bundle",
     )
     parser.add_argument(
         "--start", metavar="FILE", help="structure to start from (default: the ethanol example)"

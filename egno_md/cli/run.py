@@ -290,7 +290,7 @@ def _structure_file(config: RunConfig) -> Path:
 
 
 def _open_potential(name: str, structure: str) -> tuple[Potential, str]:
-    """Open a potential that is no bundle, `sgdml:FILE`, `ase:CALCULATOR` or `openmm:FORCEFIELD`.
+    """Open a potential that is no bundle, such as sgdml:FILE or xtb:METHOD.
 
     Workers of a parareal run call it, too.
 
@@ -300,35 +300,28 @@ def _open_potential(name: str, structure: str) -> tuple[Potential, str]:
 
     Returns:
         The potential and its sha256.
+
+    Raises:
+        ValueError: if it is none of them.
     """
     import hashlib
+    from importlib.metadata import version
 
-    kind, _, file = name.partition(":")
-    # A calculator or force field has no file: its name and release stand for it.
-    if kind == "ase":
-        from ase import __version__
+    from egno_md.training.sources import open_potential
 
-        from egno_md.calculators.potential_from_ase import ASEPotential
-
-        what = f"{name} of ASE {__version__}"
-        return ASEPotential.named(file), hashlib.sha256(what.encode()).hexdigest()
-    if kind == "openmm":
-        import openmm
-
-        from egno_md.calculators.potential_from_openmm import OpenMMPotential
-
-        what = f"{name} of OpenMM {openmm.__version__}"
-        field = OpenMMPotential.from_structure(file, structure)
-        return field, hashlib.sha256(what.encode()).hexdigest()
-    if kind != "sgdml":
+    kind, _, rest = name.partition(":")
+    # What has no file: its name and the release of its package stand for it.
+    packages = {"ase": "ASE", "openmm": "OpenMM", "xtb": "tblite"}
+    if kind != "sgdml" and kind not in packages:
         raise ValueError(
-            f"potential {name!r} is neither a bundle nor sgdml:FILE, ase:CALCULATOR or "
-            "openmm:FORCEFIELD"
+            f"potential {name!r} is neither a bundle nor sgdml:FILE, ase:CALCULATOR, "
+            "openmm:FORCEFIELD or xtb:METHOD"
         )
-    from egno_md.data.sgdml import SGDMLPotential
-
-    potential = SGDMLPotential.from_npz(file)
-    return potential, hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    potential = open_potential(name, structure)
+    if kind == "sgdml":
+        return potential, hashlib.sha256(Path(rest).read_bytes()).hexdigest()
+    what = f"{name} of {packages[kind]} {version(packages[kind])}"
+    return potential, hashlib.sha256(what.encode()).hexdigest()
 
 
 def _finish(

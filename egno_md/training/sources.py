@@ -42,7 +42,8 @@ def open_potential(name: str, structure: str | None = None) -> Potential:
 
     Args:
         name: `sgdml:FILE`; `openmm:FORCEFIELD`, such as `openmm:amber14`, for the structure;
-            `ase:CALCULATOR`, such as `ase:emt`; or an eSCN bundle by its packaged name or path.
+            `ase:CALCULATOR`, such as `ase:emt`; `xtb:gfn2`; or an eSCN bundle by its packaged
+            name or path.
         structure: the structure file that it will be asked about.
 
     Raises:
@@ -64,6 +65,10 @@ def open_potential(name: str, structure: str | None = None) -> Potential:
         from egno_md.calculators.potential_from_ase import ASEPotential
 
         return ASEPotential.named(rest)
+    if colon and scheme == "xtb":
+        from egno_md.calculators.potential_from_xtb import XTBPotential
+
+        return XTBPotential(rest)
     from egno_md.propagators.escn_potential import ESCNPotential
 
     return ESCNPotential.from_bundle(name)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from egno_md.benchmarks import cost
-from egno_md.benchmarks.cost_engines import OpenMMEngine, PropagatorEngine, has_xtb, xtb_engine
+from egno_md.benchmarks.cost_engines import OpenMMEngine, PropagatorEngine, xtb_engine
 from egno_md.benchmarks.rollout_subject import find_file
+from egno_md.calculators.potential_from_xtb import has_tblite
 from egno_md.cli import main
 from egno_md.data.structures import read_structure
 from egno_md.propagators.classical import VelocityVerlet
@@ -82,7 +83,7 @@ def test_openmm_moves_as_velocities_say(platform):
 
 
 def test_xtb_moves_ethanol():
-    if not has_xtb():
+    if not has_tblite():
         pytest.skip("tblite is not installed: pip install 'egno-md[qm]'")
     first = read_structure(find_file("ethanol.xyz", None))
     engine = xtb_engine(State.at_rest(first.molecule, first.positions), 1)
@@ -92,7 +93,7 @@ def test_xtb_moves_ethanol():
 
 
 def test_rows_of_the_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cost, "has_xtb", lambda: False)
+    monkeypatch.setattr(cost, "has_tblite", lambda: False)
     argv = ["benchmark", "cost", "--bundles", "ethanol-egno", "--n-replicas", "2"]
     argv += ["--rows", "egno", "escn", "xtb", "openmm-reference", "--cpu-minutes", "1e-6"]
     assert main([*argv, "--out", str(tmp_path)]) == 0
