@@ -115,4 +115,4 @@ def test_calculators_that_ase_does_not_know_are_refused(words, tmp_path, capsys)
     assert "ase:nosuch cannot be opened" in capsys.readouterr().err
     argv[argv.index("ase:nosuch")] = "gromacs:file"
     assert main(argv) == 2
-    assert "neither a bundle nor sgdml:FILE, ase:CALCULATOR or" in capsys.readouterr().err
+    assert "neither a bundle nor sgdml:FILE, ase:CALCULATOR, openmm" in capsys.readouterr().err
