@@ -14,10 +14,8 @@ from typing import Any
 def main() -> None:
     """Answer until the input ends."""
     import ase.io
-    import torch
     from mace.calculators import MACECalculator
 
-    torch.set_num_threads(1)
     model, *files = sys.argv[1:]
     calculator: Any = MACECalculator(model_paths=model, device="cpu", default_dtype="float32")
     systems = [ase.io.read(file) for file in files]

@@ -107,8 +107,9 @@ def _accuracy(
             cost = (Cell(float(result.epochs)), Cell(result.cpu_seconds / 60.0))
             table.add(name, test, *errors, *cost)
     table.notes.append(
-        "MACE: its own training command, options in `egno_md/benchmarks/mace_training.py`; two "
-        "layers, products of three, edges to degree 3; planning and compiling are in the minutes "
+        "MACE: its own training command, options in `egno_md/benchmarks/mace_training.py`, a "
+        "learning rate that falls by 100 over the training; two layers, products of three, edges "
+        "to degree 3; planning and compiling are in the minutes "
         "of eSCN, two short trainings that tell how long an epoch takes are not in those of MACE."
     )
     return table

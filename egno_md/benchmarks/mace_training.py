@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from egno_md.benchmarks.potential_data import PotentialTask
+from egno_md.benchmarks.potential_rows import kept_result
 from egno_md.data.frames import LabelledFrames
 from egno_md.training.force_matching import error_measures
 
@@ -105,7 +106,8 @@ def train_mace(
     described |= {"options": {**NETWORK, **RECIPE}}
     finished = folder / RESULT
     if resume and finished.exists():
-        return _read_result(finished, described)
+        values = kept_result(finished, described)
+        return MACEResult(**values | {"model": folder / values["model"]})
     sets = {"train": task.training, "valid": task.validation, **task.tests}
     files = {name: folder / f"{name.replace(' ', '')}.xyz" for name in sets}
     for name, frames in sets.items():
@@ -119,17 +121,6 @@ def train_mace(
     kept = {"result": asdict(result) | {"model": model.relative_to(folder).as_posix()}}
     finished.write_text(json.dumps(kept | described, indent=1) + "\n", encoding="utf-8")
     return result
-
-
-def _read_result(path: Path, described: Mapping[str, Any]) -> MACEResult:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    values = found.pop("result")
-    if found != described:
-        raise ValueError(
-            f"{path} is the result of another training ({found}), asked for {dict(described)}; "
-            "take another output folder"
-        )
-    return MACEResult(**values | {"model": path.parent / values["model"]})
 
 
 def planned_epochs(spent: Sequence[float], budget_s: float) -> int:

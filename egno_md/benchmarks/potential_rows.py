@@ -168,7 +168,7 @@ def train_potential(
     }
     finished = folder / RESULT
     if resume and finished.exists():
-        return _read_result(finished, described)
+        return PotentialResult(**kept_result(finished, described))
     long = _is_long(task.training.n_frames, cpu_minutes, epochs)
     fitting = _Fitting.of(task, row, seed, device, long=long)
     done, spent = fitting.run(folder, cpu_minutes, epochs, resume)
@@ -334,12 +334,21 @@ def _compile_in_this_process() -> None:
     inductor.compile_threads = 1
 
 
-def _read_result(path: Path, described: Mapping[str, Any]) -> PotentialResult:
+def kept_result(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept as "result" in a file beside a description of the training.
+
+    Args:
+        path: the file.
+        described: what the description must be.
+
+    Raises:
+        ValueError: if it is another one.
+    """
     found = json.loads(path.read_text(encoding="utf-8"))
-    values = found.pop("result")
+    values: dict[str, Any] = found.pop("result")
     if found != json.loads(json.dumps(described)):
         raise ValueError(
             f"{path} is the result of another training ({found}), asked for {dict(described)}; "
             "take another output folder"
         )
-    return PotentialResult(**values)
+    return values

@@ -18,6 +18,7 @@ from egno_md.propagators.network_evaluation import (
     check_elements,
     check_finite,
     evaluation_copy,
+    groups_of,
     replica_pieces,
 )
 from egno_md.roles import EnergyForces
@@ -251,29 +252,6 @@ class ESCNPotential:
             places.reshape(-1, 3), numbers, near.edge_index, shifts, atom, n_nodes
         )
         return energy.view(places.shape[:2])
-
-
-def groups_of(state: State, size: int) -> Iterator[tuple[State, int]]:
-    """Cut replicas into groups of a size, and single ones where they fill less than half of one.
-
-    A compiled function belongs to one number of replicas; a last group that is not full is filled
-    up with its first replica.
-
-    Args:
-        state: any number of replicas.
-        size: of a group.
-
-    Yields:
-        States of `size` replicas or of one, and how many of them count.
-    """
-    n, start = state.n_replicas, 0
-    while start < n:
-        left = min(size, n - start)
-        if 2 * left < size:
-            left = 1
-        rows = list(range(start, start + left)) + [start] * (size - left if left > 1 else 0)
-        yield (state if rows == list(range(n)) else state.replica(rows)), left
-        start += left
 
 
 def _by_compiled(

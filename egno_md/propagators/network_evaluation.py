@@ -67,6 +67,29 @@ def replica_pieces(state: State, atoms_at_once: int) -> Iterator[State]:
         yield state.replica(range(start, min(start + size, state.n_replicas)))
 
 
+def groups_of(state: State, size: int) -> Iterator[tuple[State, int]]:
+    """Cut replicas into groups of a size, and single ones where they fill less than half of one.
+
+    A compiled function belongs to one number of replicas; a last group that is not full is filled
+    up with its first replica.
+
+    Args:
+        state: any number of replicas.
+        size: of a group.
+
+    Yields:
+        States of `size` replicas or of one, and how many of them count.
+    """
+    n, start = state.n_replicas, 0
+    while start < n:
+        left = min(size, n - start)
+        if 2 * left < size:
+            left = 1
+        rows = list(range(start, start + left)) + [start] * (size - left if left > 1 else 0)
+        yield (state if rows == list(range(n)) else state.replica(rows)), left
+        start += left
+
+
 def check_elements(state: State, known: Collection[int]) -> None:
     """Refuse a molecule with an element that a model does not know.
 

@@ -4,7 +4,8 @@ import torch
 from egno_md.bundle import BundleCard, save_bundle
 from egno_md.models.escn_md import ESCNMD
 from egno_md.models.frozen_graph import Compiling
-from egno_md.propagators.escn_potential import ESCNPotential, groups_of
+from egno_md.propagators.escn_potential import ESCNPotential
+from egno_md.propagators.network_evaluation import groups_of
 from egno_md.roles import Potential
 from egno_md.state import Molecule, State
 
@@ -99,7 +100,7 @@ def test_replicas_are_grouped_for_the_compiler(n, expected):
     assert torch.equal(kept, state.positions)
 
 
-def test_compiled_many_replicas_have_the_bits_of_any_batch(model):
+def test_compiled_many_replicas_say_the_same_as_uncompiled(model):
     state = water(13)
     potential = ESCNPotential(model, dtype=torch.float64)
     expected = potential.evaluate(state, virial=True)

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trajectories.store_files import fill
+
 
 @pytest.fixture(scope="session")
 def oscillator():
@@ -12,3 +14,11 @@ def oscillator():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def good(oscillator, tmp_path_factory):
+    """A store of four segments."""
+    path = tmp_path_factory.mktemp("good") / "run.zarr"
+    fill(oscillator, path, 4)
+    return path

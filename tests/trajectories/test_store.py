@@ -29,13 +29,6 @@ class Killed(Exception):
     """Stands for kill -9: nothing is tidied up after it."""
 
 
-@pytest.fixture(scope="module")
-def good(oscillator, tmp_path_factory):
-    path = tmp_path_factory.mktemp("good") / "run.zarr"
-    fill(oscillator, path, 4)
-    return path
-
-
 class TestInterruption:
     @pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.slow), "after"])
     def test_at_every_file_that_is_put_in_place(

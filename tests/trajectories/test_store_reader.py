@@ -5,14 +5,6 @@ import pytest
 import torch
 
 from egno_md.trajectories.store_reader import TrajectoryReader
-from tests.trajectories.store_files import fill
-
-
-@pytest.fixture(scope="module")
-def good(oscillator, tmp_path_factory):
-    path = tmp_path_factory.mktemp("good") / "run.zarr"
-    fill(oscillator, path, 4)
-    return path
 
 
 class TestReader:
