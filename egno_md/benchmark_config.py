@@ -24,6 +24,7 @@ BenchmarkName = Literal[
     "mace",
     "doors",
     "acceleration",
+    "time-steps",
     "guard",
 ]
 
@@ -40,8 +41,8 @@ class BenchmarkConfig(Job):
     bundles; cost: processor time per picosecond; so2: SO(2) convolutions against SO(3) tensor
     products; potentials: eSCN potentials on published frames; mace: a small one beside MACE;
     doors: what ASE and OpenMM add to the cost of the models; acceleration: effective samples of a
-    potential per CPU-second, by segments, classical baselines and naive alternatives; guard: runs
-    damaged on purpose under a guard."""
+    potential per CPU-second, by segments, classical baselines and naive alternatives; time-steps:
+    energy and temperatures with two time steps; guard: runs damaged on purpose under a guard."""
     data: str | None = None
     """File or folder of the data; none: what the benchmark can make itself, or an error that
     says what it needs."""
@@ -57,8 +58,8 @@ class BenchmarkConfig(Job):
     """True potential of each bundle (rollouts), as for training: sgdml:FILE, openmm:FORCEFIELD,
     or a bundle; none: as the bundle's card says, its file looked for in the data folder.
     acceleration: the true one, xtb:gfn2 for example, then the cheap one; none: the eSCN bundle of
-    the molecule where there is one, and a bonded force field fitted to the true one. doors: bundles
-    of ethanol for multiple time steps, likewise."""
+    the molecule where there is one, and a quick potential of it that is packaged, else a bonded
+    force field fitted to the true one. doors, time-steps: bundles for two time steps, likewise."""
     structures: tuple[str, ...] = ()
     """Structure file that each bundle starts from (rollouts, cost); none: as its card says."""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -70,10 +71,10 @@ class BenchmarkConfig(Job):
     none: no limit (potentials: 30 minutes, unless epochs are given). acceleration: of each row;
     none: 10 minutes."""
     length_ps: float | None = Field(None, gt=0.0)
-    """Length of each replica's run (rollouts, guard; doors: of multiple time steps); none: as the
-    caption says, ps."""
+    """Length of each replica's run (rollouts, guard, time-steps; doors: of multiple time steps);
+    none: as the caption says, ps."""
     n_replicas: int | None = Field(None, ge=1, le=1_000_000)
-    """Replicas (rollouts, cost, guard); none: as the caption says."""
+    """Replicas (rollouts, cost, acceleration, time-steps, guard); none: as the caption says."""
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)
     """Temperature of the runs (rollouts, cost, guard), K."""
     friction_per_ps: float = Field(10.0, gt=0.0, le=1e4)

@@ -52,7 +52,7 @@ MAX_WEIGHTS_BYTES: Final = 64 * 2**20
 MAX_PUBLISHED_BYTES: Final[Mapping[str, int]] = {"escn": 2 * 2**30}
 MAX_HEADER_BYTES: Final = 10 * 2**20
 
-#: A constructor may make this many parameters more than a bundle has, for its own purposes.
+#: Parameters that a constructor may make more than a bundle has.
 _SPARE_PARAMETERS: Final = 100_000
 
 _DTYPES: Final = (
@@ -66,6 +66,7 @@ _MODEL_CLASSES: Final[Mapping[str, tuple[str, str]]] = {
     "escn-md": ("egno_md.models.escn_md", "ESCNMD"),
     "egno": ("egno_md.models.egno", "EGNO"),
     "escn": ("egno_md.models.escn", "ESCN"),
+    "distance-network": ("egno_md.models.distance_network", "DistanceNetwork"),
 }
 
 
@@ -149,7 +150,7 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
 
 def load_bundle(
     name_or_path: str | os.PathLike[str],
-    kind: str | None = None,
+    kind: str | tuple[str, ...] | None = None,
     *,
     max_weights_bytes: int | None = None,
 ) -> Bundle:
@@ -157,7 +158,7 @@ def load_bundle(
 
     Args:
         name_or_path: a packaged name such as `ethanol-egno`, or a folder.
-        kind: "egno" or "escn" if only that will do.
+        kind: "egno", "escn" or "distance", or several, if only these will do.
         max_weights_bytes: the largest tensor file that is read; None: as its architecture needs.
 
     Returns:
@@ -169,10 +170,10 @@ def load_bundle(
     """
     folder = find_bundle(name_or_path)
     card = read_card(_read_file(folder, CARD_FILE, MAX_CARD_BYTES), str(folder / CARD_FILE))
-    if kind is not None and card.kind != kind:
-        raise ValueError(
-            f"bundle {card.name!r} is of kind {card.kind!r}; {kind!r} is needed here ({folder})"
-        )
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if kinds is not None and card.kind not in kinds:
+        needed = f"{' or '.join(map(repr, kinds))} is needed here ({folder})"
+        raise ValueError(f"bundle {card.name!r} is of kind {card.kind!r}; {needed}")
     if card.weights_sha256 is None:
         raise ValueError(f"{folder / CARD_FILE}: weights_sha256 is missing")
     if max_weights_bytes is None:
@@ -275,8 +276,7 @@ def save_bundle(
             "reference_sha256": hashes.get(REFERENCE_FILE),
         }
     )
-    files[CARD_FILE] = card_as_json(full).encode()
-    files[TEXT_FILE] = card_as_markdown(full).encode()
+    files |= {CARD_FILE: card_as_json(full).encode(), TEXT_FILE: card_as_markdown(full).encode()}
     target.parent.mkdir(parents=True, exist_ok=True)
     with _new_folder(target) as fresh:
         for name, data in files.items():

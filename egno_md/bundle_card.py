@@ -34,6 +34,7 @@ UNITS: Final[Mapping[str, str]] = {
 ARCHITECTURES: Final[Mapping[str, tuple[str, ...]]] = {
     "egno": ("hamiltonian-egno", "egno"),
     "escn": ("escn-md", "escn"),
+    "distance": ("distance-network",),
 }
 
 #: The largest bundle.json that is read.
@@ -54,8 +55,8 @@ class BundleCard(BaseModel):
     """Version of the bundle format."""
     name: str = Field(pattern=_NAME_PATTERN)
     """Name of the bundle: letters, digits, dots, dashes."""
-    kind: Literal["egno", "escn"]
-    """egno: a propagator; escn: a potential."""
+    kind: Literal["egno", "escn", "distance"]
+    """egno: a propagator; escn: a potential; distance: a quick potential of one molecule."""
     architecture: dict[str, Any]
     """Name and hyper-parameters of the network, as its `from_architecture` takes them."""
     elements: list[int] = Field(max_length=118)
@@ -186,7 +187,11 @@ def card_rows(card: BundleCard) -> list[tuple[str, str]]:
     from ase.data import chemical_symbols
 
     symbols = " ".join(chemical_symbols[z] for z in card.elements) or "not tied to elements"
-    what = {"egno": "EGNO propagator", "escn": "eSCN potential"}[card.kind]
+    what = {
+        "egno": "EGNO propagator",
+        "escn": "eSCN potential",
+        "distance": "quick potential of one molecule",
+    }[card.kind]
     hyper = ", ".join(f"{k} {v}" for k, v in card.architecture.items() if k != "name")
     rows = [
         ("kind", f"{card.kind} ({what})"),

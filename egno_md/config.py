@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -162,13 +162,31 @@ class RunConfig(Job):
         return self
 
 
+#: What a training of kind "distance" does where a job does not say it: small batches of hot
+#: frames serve the large networks.
+DISTANCE_DEFAULTS: Final[Mapping[str, Any]] = {
+    "n_samples": 6000,
+    "n_validation": 400,
+    "n_test": 400,
+    "temperatures_K": (300.0, 450.0, 600.0),
+    "sampling_replicas": 16,
+    "sampling_interval_fs": 10.0,
+    "equilibration_fs": 100.0,
+    "batch_size": 64,
+    "n_steps": 16_000,
+    "optimizer": "soap",
+    "n_threads": 1,
+}
+
+
 class TrainConfig(Job):
-    """Train a bundle: an EGNO propagator from trajectories or an eSCN potential from frames."""
+    """Train a bundle: an EGNO propagator, an eSCN potential, or a quick copy of a potential."""
 
     verb: ClassVar[str] = "train"
 
-    kind: Literal["egno", "escn"] = "egno"
-    """What to train: egno (a propagator) or escn (a potential)."""
+    kind: Literal["egno", "escn", "distance"] = "egno"
+    """What to train: egno (a propagator), escn (a potential), or distance (a quick copy of a
+    potential for one molecule, which proposes or is the inner force)."""
     data: tuple[str, ...] = ()
     """Files to learn from: trajectories with velocities (egno), labelled frames (escn)."""
     validation_data: tuple[str, ...] = ()
@@ -243,7 +261,7 @@ class TrainConfig(Job):
     repulsion: bool | None = None
     """Add the repulsion of nuclei that are closer than a bond (escn)."""
     n_hidden: int | None = Field(None, ge=1, le=1024)
-    """Width of the atom features (egno)."""
+    """Width of the atom features (egno) or of the layers (distance)."""
     n_vectors: int | None = Field(None, ge=1, le=1024)
     """Vector channels (egno)."""
     n_modes: int | None = Field(None, ge=1, le=64)
@@ -323,6 +341,14 @@ class TrainConfig(Job):
     resume: bool = False
     """Go on from the last checkpoint in the work folder."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_kind(cls, given: object) -> object:
+        """Fill in what a distance network usually wants."""
+        if isinstance(given, Mapping) and given.get("kind") == "distance":
+            return {**DISTANCE_DEFAULTS, **given}
+        return given
+
     @field_validator("potential", "structure", "test_potential", "test_structure", mode="before")
     @classmethod
     def _one_or_more(cls, given: object) -> object:
@@ -342,8 +368,8 @@ class TrainConfig(Job):
             n, m = len(getattr(self, names)), len(getattr(self, files))
             if n != m and not (names == "potential" and n == 0):
                 raise ValueError(f"{names} and {files} go together, got {n} and {m}")
-        if self.kind == "escn" and len(self.potential) > 1:
-            raise ValueError("an eSCN potential learns from one potential; give one, or files")
+        if self.kind != "egno" and len(self.potential) > 1:
+            raise ValueError(f"kind {self.kind!r} learns from one potential; give one, or files")
         lengths = {len(self.chain), len(self.chain_steps), len(self.chain_learning_rates)}
         optional = (self.chain_scales, self.chain_energy_weights)
         lengths |= {len(given) for given in optional if given}

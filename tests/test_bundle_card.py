@@ -30,7 +30,10 @@ class TestCardSchema:
             ({"surprise": 1}, "surprise = 1 is not allowed: extra inputs"),
             ({"name": "drop"}, "name is missing"),
             ({"name": "../evil"}, "name = '../evil' is not allowed"),
-            ({"kind": "gnn"}, "kind = 'gnn' is not allowed: input should be 'egno' or 'escn'"),
+            (
+                {"kind": "gnn"},
+                "kind = 'gnn' is not allowed: input should be 'egno', 'escn' or 'distance'",
+            ),
             ({"elements": [0]}, "atomic number 0 is outside 1 to 118"),
             ({"cutoff_A": -1.0}, "cutoff_A = -1.0 is not allowed"),
             ({"dtype": "float16"}, "dtype = 'float16' is not allowed"),

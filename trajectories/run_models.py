@@ -13,6 +13,7 @@ from egno_md.bundle import Bundle, load_bundle
 from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.potential_bundles import POTENTIAL_KINDS, potential_of
 from egno_md.roles import Potential
 from egno_md.state import Molecule
 
@@ -134,8 +135,8 @@ def open_potential(
     """
     if other_potential is not None and ":" in name:
         return *other_potential(name), None
-    bundle = load_bundle(name, kind="escn")
-    potential = ESCNPotential(bundle, device=device, dtype=getattr(torch, dtype))
+    bundle = load_bundle(name, kind=POTENTIAL_KINDS)
+    potential = potential_of(bundle, device=device, dtype=getattr(torch, dtype))
     return potential, str(bundle.card.weights_sha256), bundle
 
 

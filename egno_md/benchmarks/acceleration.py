@@ -30,7 +30,7 @@ from egno_md.benchmarks.rollout_subject import (
     structure_files,
 )
 from egno_md.benchmarks.table import Table, benchmark_folder
-from egno_md.bundle import Bundle, load_bundle, packaged_bundles
+from egno_md.bundle import Bundle, BundleCard, load_bundle, packaged_bundles
 from egno_md.data.cache import (
     config_hash,
     potential_fingerprint,
@@ -41,6 +41,7 @@ from egno_md.data.cache import (
 from egno_md.data.progress import progress_bar
 from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.classical import VelocityVerlet
+from egno_md.propagators.distance_potential import DistancePotential
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.roles import Potential
 from egno_md.state import State
@@ -211,14 +212,17 @@ def _announce(subject: Subject, plan: RolloutPlan, minutes: float, n_rows: int) 
 
 
 def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: Path) -> _Cheap:
-    """The cheap potential: the second that is named, or a fitted force field."""
-    if len(config.potentials) > 1:
-        name = config.potentials[1]
+    """The cheap potential: the second that is named, a packaged one, or a fitted force field."""
+    quick = subject.potential_name.removesuffix("-escn") + "-distance"
+    packaged = not config.potentials and quick in packaged_bundles()
+    if packaged or len(config.potentials) > 1:
+        name = quick if packaged else config.potentials[1]
         potential = _opened(name, structure, config.data)
-        if isinstance(potential, ESCNPotential):
-            spent = load_bundle(name).card.training.get("cpu_seconds")
-            if isinstance(spent, int | float):
-                return _Cheap(potential, _short(name), float(spent))
+        if isinstance(potential, ESCNPotential | DistancePotential):
+            card = load_bundle(name).card
+            missed = card.held_out.get("force_missed_percent")
+            share = None if missed is None else missed / 100.0
+            return _Cheap(potential, _short(name), _spent(card), share)
         return _Cheap(potential, _short(name))
     about = {
         "potential": potential_fingerprint(subject.potential, subject.start),
@@ -237,15 +241,25 @@ def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: P
     return _Cheap(FittedForceField.from_tensors(kept), "fitted bonded force field", cpu_s, missed)
 
 
+def _spent(card: BundleCard) -> float | None:
+    """Processor time of a training and of making its frames, as far as the card says."""
+    parts = [card.training.get(f"{what}cpu_seconds") for what in ("", "sampling_")]
+    known = [float(spent) for spent in parts if isinstance(spent, int | float)]
+    return sum(known) if known else None
+
+
 def _notes(cheap: _Cheap) -> Sequence[str]:
-    if cheap.cpu_s is None:
-        return (f"Cheap potential: {cheap.name}; what it cost to make is not known.",)
-    if cheap.missed is None:
-        return (f"Cheap potential: {cheap.name}, trained in {cheap.cpu_s:.0f} CPU-seconds.",)
-    return (
-        f"Cheap potential: bonded force field fitted in {cheap.cpu_s:.0f} CPU-seconds; it misses "
-        f"{100 * cheap.missed:.0f} % of the true forces (rms).",
+    made = (
+        "; what it cost to make is not known"
+        if cheap.cpu_s is None
+        else f", made in {cheap.cpu_s:.0f} CPU-seconds"
     )
+    missed = (
+        ""
+        if cheap.missed is None
+        else f"; it misses {100 * cheap.missed:.2g} % of the forces (rms)"
+    )
+    return (f"Cheap potential: {cheap.name}{made}{missed}.",)
 
 
 def _about(subject: Subject, plan: RolloutPlan, cheap: _Cheap, minutes: float) -> dict[str, Any]:

@@ -25,11 +25,14 @@ from egno_md.benchmarks.bonded_force_field import fitted, openmm_forces, terms_a
 from egno_md.benchmarks.model_clock import ModelClock
 from egno_md.benchmarks.rollout_subject import find_file
 from egno_md.benchmarks.table import Cell, Table
+from egno_md.bundle import load_bundle
 from egno_md.calculators.escn_calculator import ESCNCalculator
 from egno_md.calculators.openmm_force import openmm_force
+from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.classical import Langevin
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.multiple_time_step import Correction
+from egno_md.propagators.potential_bundles import POTENTIAL_KINDS, potential_of
 from egno_md.roles import Potential
 from egno_md.state import State, maxwell_boltzmann
 from egno_md.units import BOLTZMANN_EV_PER_K, KJ_PER_MOL, NM_PER_A, PS_PER_FS
@@ -185,13 +188,15 @@ def _inside(
     wanted = potential.evaluate(frames).forces.double()
     numbers = minimum.molecule.numbers.tolist()
     if len(names) == 2:
-        cheap = ESCNPotential.from_bundle(names[1], compile=compiled)
+        cheap = potential_of(load_bundle(names[1], kind=POTENTIAL_KINDS))
+        if compiled and isinstance(cheap, ESCNPotential):
+            cheap.compile(Compiling())
         missed = (cheap.evaluate(frames).forces.double() - wanted).norm() / wanted.norm()
 
         def networks() -> list[openmm.Force]:
             return [openmm_force(cheap, numbers), _slow(Correction(potential, cheap), numbers)]
 
-        return _Inside(f"eSCN {Path(names[1]).name}", float(missed), networks)
+        return _Inside(Path(names[1]).name, float(missed), networks)
     terms = terms_at(minimum)
     constants = fitted(terms, potential, frames)
     x = frames.positions.clone().requires_grad_()

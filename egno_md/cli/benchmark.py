@@ -27,6 +27,7 @@ MODULES: Final = {
     "mace": "mace_comparison",
     "doors": "doors",
     "acceleration": "acceleration",
+    "time-steps": "time_steps",
     "guard": "guard",
 }
 

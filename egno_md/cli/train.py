@@ -38,6 +38,10 @@ def run(argv: Sequence[str]) -> int:
         from egno_md.training.escn_training import train_escn
 
         path = train_escn(config, command)
+    elif config.kind == "distance":
+        from egno_md.training.distance_training import train_distance
+
+        path = train_distance(config, command)
     else:
         from egno_md.training.curriculum import train_egno
 

@@ -220,16 +220,18 @@ def sample_frames(
     *,
     sampling: Sampling | None = None,
     cache: Path | None = None,
+    mover: Potential | None = None,
 ) -> LabelledFrames:
     """Draw decorrelated frames and label them with the potential.
 
     Args:
-        potential: moves the molecule and labels the frames.
+        potential: labels the frames.
         start: a sensible geometry, one or more replicas, without a cell.
         n_frames: frames in all, spread evenly over the temperatures.
         temperatures_K: temperatures of the Langevin dynamics.
         sampling: how the frames are drawn.
         cache: folder to keep them in, or None.
+        mover: moves the molecule; the potential that labels when None.
 
     Returns:
         The frames, grouped by temperature; `trajectory` numbers the replicas.
@@ -240,11 +242,11 @@ def sample_frames(
     """
     if start.cell is not None:
         raise ValueError("labelled frames are made for molecules without a cell only")
-    how = sampling or Sampling()
+    how, moving = sampling or Sampling(), potential if mover is None else mover
 
     def make() -> dict[str, Tensor]:
         parts = []
-        for state, labels in _starts(potential, start, n_frames, temperatures_K, how, "frames"):
+        for state, labels in _starts(moving, start, n_frames, temperatures_K, how, "frames"):
             answer = potential.evaluate(state)
             parts.append((state.positions, answer.energy, answer.forces, labels))
         names = ("positions", "energies", "forces", "trajectory")
@@ -252,6 +254,8 @@ def sample_frames(
         return {name: torch.cat(column) for name, column in zip(names, columns, strict=True)}
 
     config = _description(potential, start, n_frames, temperatures_K, how)
+    if mover is not None:
+        config["mover"] = potential_fingerprint(mover, start.replica(0))
     made = remember(cache, "frames", config, make)
     return LabelledFrames.stack(
         start.molecule.numbers, source=f"{type(potential).__name__} frames", **made

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from egno_md.bundle import Bundle
-from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.potential_bundles import potential_of
 from egno_md.state import State
 from egno_md.testing.cell_checks import in_a_cell, stress_error, supercell_error
 from egno_md.testing.derivative_checks import (
@@ -62,7 +62,7 @@ def check_bundle(bundle: Bundle, start: State, plan: CheckPlan | None = None) ->
     """Check a bundle near a geometry.
 
     Args:
-        bundle: an eSCN potential or an EGNO propagator.
+        bundle: a potential or an EGNO propagator.
         start: a geometry that the bundle is meant for; its first replica is used.
         plan: how thoroughly.
 
@@ -79,7 +79,7 @@ def check_bundle(bundle: Bundle, start: State, plan: CheckPlan | None = None) ->
         return list(_propagator_checks(bundle, thermal(state, 2, plan.temperature_K, plan.seed)))
     return [
         *_network_checks(bundle, state, generator),
-        *_cell_checks(bundle, state, generator),
+        *(() if bundle.card.kind == "distance" else _cell_checks(bundle, state, generator)),
         *_dynamics_checks(bundle, start, plan),
     ]
 
@@ -87,22 +87,27 @@ def check_bundle(bundle: Bundle, start: State, plan: CheckPlan | None = None) ->
 def _network_checks(
     bundle: Bundle, state: State, generator: torch.Generator
 ) -> Iterator[CheckResult]:
-    double = ESCNPotential(bundle, dtype=torch.float64)
-    single = ESCNPotential(bundle, dtype=torch.float32)
-    yield from check_potential(double, state, cutoff_A=double.cutoff_A, generator=generator)
+    double = potential_of(bundle, dtype=torch.float64)
+    single = potential_of(bundle, dtype=torch.float32)
+    alone, cutoff_A = bundle.card.kind == "distance", bundle.card.cutoff_A
+    yield from check_potential(
+        double, state, cutoff_A=cutoff_A, one_molecule=alone, generator=generator
+    )
     moved = sampled_directions(state, generator)
     per_decade = abs(math.log10(force_convergence(double, state, directions=moved)) - 2.0)
     yield CheckResult("quotient nears force 100 x per decade", per_decade, 0.1, "off log10")
     if state.molecule.n_atoms <= MOST_MOVED_ATOMS:
         yield CheckResult("Hessian symmetric", hessian_asymmetry(double, state), 1e-6, "eV/Å^2")
-    for result in check_potential(single, state, single_precision=True, generator=generator):
+    for result in check_potential(
+        single, state, single_precision=True, one_molecule=alone, generator=generator
+    ):
         yield CheckResult(f"float32: {result.name}", result.value, result.limit, result.unit)
     rounding = single_precision_error(double, single, state)
     yield CheckResult("float32 against float64, forces", rounding, 1e-4, "eV/Å")
 
 
 def _cell_checks(bundle: Bundle, state: State, generator: torch.Generator) -> Iterator[CheckResult]:
-    double = ESCNPotential(bundle, dtype=torch.float64)
+    double = potential_of(bundle, dtype=torch.float64)
     if not any(state.molecule.pbc):
         state = in_a_cell(state)
         for result in check_potential(double, state, generator=generator):
@@ -121,8 +126,8 @@ def _dynamics_checks(bundle: Bundle, start: State, plan: CheckPlan) -> Iterator[
     if plan.length_ps == 0.0:
         return
     state = thermal(start, plan.n_replicas, plan.temperature_K, plan.seed)
-    double = ESCNPotential(bundle, dtype=torch.float64)
-    single = ESCNPotential(bundle, dtype=torch.float32)
+    double = potential_of(bundle, dtype=torch.float64)
+    single = potential_of(bundle, dtype=torch.float32)
     dt, length = plan.timestep_fs, plan.length_ps
     exact = energy_conservation(double, state, timestep_fs=dt, length_ps=length)
     yield CheckResult("constant energy: drift", abs(exact.drift), 0.01, "meV/atom/ps")

@@ -36,8 +36,8 @@ class Network(Protocol):
         ...
 
     @property
-    def cutoff_A(self) -> float:
-        """Reach of a layer, Å."""
+    def cutoff_A(self) -> float | None:
+        """Reach of a layer, Å; None where every pair is seen."""
         ...
 
     def architecture(self) -> dict[str, Any]:

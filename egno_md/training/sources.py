@@ -42,8 +42,8 @@ def open_potential(name: str, structure: str | None = None) -> Potential:
 
     Args:
         name: `sgdml:FILE`; `openmm:FORCEFIELD`, such as `openmm:amber14`, for the structure;
-            `ase:CALCULATOR`, such as `ase:emt`; `xtb:gfn2`; or an eSCN bundle by its packaged
-            name or path.
+            `ase:CALCULATOR`, such as `ase:emt`; `xtb:gfn2`; or a bundle of a potential by
+            its packaged name or path.
         structure: the structure file that it will be asked about.
 
     Raises:
@@ -69,9 +69,10 @@ def open_potential(name: str, structure: str | None = None) -> Potential:
         from egno_md.calculators.potential_from_xtb import XTBPotential
 
         return XTBPotential(rest)
-    from egno_md.propagators.escn_potential import ESCNPotential
+    from egno_md.bundle import load_bundle
+    from egno_md.propagators.potential_bundles import POTENTIAL_KINDS, potential_of
 
-    return ESCNPotential.from_bundle(name)
+    return potential_of(load_bundle(name, kind=POTENTIAL_KINDS))
 
 
 def start_structure(path: str) -> State:
