@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         DirectForcePotential as DirectForcePotential,
     )
     from egno_md.propagators.direct_force_potential import load_potential as load_potential
+    from egno_md.propagators.distance_potential import DistancePotential as DistancePotential
     from egno_md.propagators.escn_potential import ESCNPotential as ESCNPotential
     from egno_md.propagators.guarded import GuardedPropagator as GuardedPropagator
     from egno_md.propagators.hydrogen_masses import heavy_hydrogens as heavy_hydrogens
@@ -91,6 +92,7 @@ _HOMES: Final = {
     "heavy_hydrogens": "propagators.hydrogen_masses",
     "DirectForcePotential": "propagators.direct_force_potential",
     "load_potential": "propagators.direct_force_potential",
+    "DistancePotential": "propagators.distance_potential",
     "ESCNPotential": "propagators.escn_potential",
     "GuardedPropagator": "propagators.guarded",
     "LearnedPropagator": "propagators.learned",

@@ -41,7 +41,7 @@ INNER_FS: Final = 0.25
 
 #: Steps of velocity Verlet, and outer steps, fs.
 VERLET_FS: Final = (0.5, 1.0, 2.0)
-OUTER_FS: Final = (2.0, 3.0, 4.0, 5.0, 6.0)
+OUTER_FS: Final = (2.0, 2.5, 3.0, 4.0, 5.0)
 
 #: Outer steps under a bath, fs, and its friction, 1/ps.
 BATH_FS: Final = (1.0, 2.0, 3.0, 4.0)

@@ -83,7 +83,7 @@ def train_distance(config: TrainConfig, command: str = "") -> Path:
     began = time.process_time()
     course = _from_potential(config) if config.potential else _from_files(config)
     fits = sum(result.cpu_seconds for result in course.results)
-    measures = held_out_errors(course.model, course.test.dense())
+    measures = held_out_errors(course.model, _on(config.device, course.test.dense()))
     card = trained_card(
         config,
         command,
@@ -272,19 +272,18 @@ def _fit(
         validate_every=min(config.validate_every, steps),
         cpu_minutes=None if config.cpu_minutes is None else share * config.cpu_minutes,
     )
-    frames, held_out = training.dense(), validation.dense()
+    frames, held_out = (_on(config.device, part.dense()) for part in (training, validation))
     groups = [torch.tensor(group) for group in model.alike]
     rms = float(frames.forces.square().mean().sqrt())
 
     def sample(step: int, draw: torch.Generator) -> _Batch:
         rows = torch.randint(training.n_frames, (settings.batch_size,), generator=draw)
-        x, f = frames.positions[rows], frames.forces[rows]
+        atoms = torch.arange(frames.positions.shape[1]).repeat(len(rows), 1)
         for group in groups:
             order = torch.rand((len(rows), len(group)), generator=draw).argsort(1)
-            places = group[order]
-            at = torch.arange(len(rows))[:, None]
-            x[:, group], f[:, group] = x[at, places], f[at, places]
-        return _Batch(x, frames.energies[rows], f)
+            atoms[:, group] = group[order]
+        at = rows[:, None]
+        return _Batch(frames.positions[at, atoms], frames.energies[rows], frames.forces[at, atoms])
 
     def loss(network: nn.Module, batch: _Batch) -> tuple[Tensor, dict[str, Tensor]]:
         energies, forces = network(batch.positions)
@@ -307,6 +306,12 @@ def _fit(
         resume=config.resume,
         description="distance",
     )
+
+
+def _on(device: str, frames: DenseFrames) -> DenseFrames:
+    """Frames where the network computes."""
+    names = ("positions", "energies", "forces")
+    return replace(frames, **{name: getattr(frames, name).to(device) for name in names})
 
 
 @torch.no_grad()
