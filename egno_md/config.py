@@ -175,6 +175,7 @@ DISTANCE_DEFAULTS: Final[Mapping[str, Any]] = {
     "batch_size": 64,
     "n_steps": 16_000,
     "optimizer": "soap",
+    "energy_weight": 0.5,
     "n_threads": 1,
 }
 
@@ -284,9 +285,10 @@ class TrainConfig(Job):
     """Weight of the error of energies over their spread in each stage (egno); none: 0. It makes
     conformers as deep as they are, which short segments hardly tell."""
     force_weight: float = Field(1.0, ge=0.0)
-    """Weight of forces in the loss (escn)."""
+    """Weight of forces in the loss (escn, distance)."""
     energy_weight: float = Field(1.0, ge=0.0)
-    """Weight of energies per atom in the loss (escn)."""
+    """Weight of energies in the loss: of their error per atom (escn), or of its square, per Å^2
+    (distance)."""
     stress_weight: float = Field(0.0, ge=0.0)
     """Weight of stresses, as virials per atom, in the loss (escn); the data must have them."""
     n_steps: int = Field(20_000, ge=1)

@@ -140,7 +140,6 @@ class DistanceNetwork(nn.Module):
             forces: `(n_frames, n_atoms, 3)`, eV/Å.
         """
         inverse = self._inverse(positions.to(torch.float64))
-        # Alike atoms are shuffled in training, so that all their pairs have one spread.
         mean, spread = inverse.mean(0), inverse.std(0)
         self.inverse_mean.copy_(mean)
         self.inverse_spread.copy_(spread.clamp_min(1e-3 * float(spread.max()) + 1e-6))

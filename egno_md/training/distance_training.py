@@ -49,9 +49,6 @@ OWN_EQUILIBRATION_FS: Final = 500.0
 #: temperature are left out: torn molecules would rule the loss.
 _HIGHEST: Final = 6.0
 
-#: Weight of the energies' squared error, per Å^2, beside that of the forces.
-_ENERGY_WEIGHT: Final = 0.02
-
 _FRAMES_AT_ONCE: Final = 1024
 
 
@@ -141,10 +138,10 @@ def _from_potential(config: TrainConfig) -> _Course:
     """Rounds of frames that the network asks for, labelled by the potential."""
     potential = open_potential(config.potential[0], config.structure[0])
     start = start_structure(config.structure[0])
+    if start.cell is not None or any(start.molecule.pbc):
+        raise ValueError("a distance network is of one molecule, without a periodic cell")
     molecule = _with_bonds(start)
     start = State.at_rest(molecule, start.positions.double())
-    if start.cell is not None or any(molecule.pbc):
-        raise ValueError("a distance network is of one molecule, without a periodic cell")
     model = _network(config, molecule.numbers, molecule.bonds)
     labelled, results, folders = _Labelled(config, potential, start), [], []
     for k, (_, of_steps) in enumerate(ROUNDS):
@@ -289,7 +286,8 @@ def _fit(
         energies, forces = network(batch.positions)
         of_forces = (forces - batch.forces).square().mean()
         of_energies = (energies - batch.energies).square().mean()
-        total = (of_forces + _ENERGY_WEIGHT * of_energies) / rms**2
+        # The weight is per Å^2.
+        total = (config.force_weight * of_forces + config.energy_weight * of_energies) / rms**2
         return total, {"force_rmse_eV_per_A": of_forces.detach().sqrt()}
 
     def validate(network: nn.Module) -> dict[str, float]:

@@ -137,6 +137,14 @@ def test_frames_of_several_molecules_are_refused(job, tmp_path):
         train_distance(job(**given, split="shuffled"))
 
 
+def test_a_cell_is_refused(job, tmp_path):
+    file = tmp_path / "cell.xyz"
+    lattice = 'Lattice="9 0 0 0 9 0 0 0 9" pbc="T T T" Properties=species:S:1:pos:R:3'
+    file.write_text(WATER.replace("water", lattice))
+    with pytest.raises(ValueError, match="without a periodic cell"):
+        train_distance(job(structure=str(file)))
+
+
 def test_its_own_dynamics_may_fail_and_the_potential_s_takes_over(job, monkeypatch, capsys):
     sample = distance_training.sample_frames
 
