@@ -10,14 +10,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from egno_md.benchmark_config import BenchmarkConfig
-from egno_md.benchmarks.acceleration_rows import ROWS, YARDSTICK, Bench, Contestant
+from egno_md.benchmarks.acceleration_rows import LENDER, ROWS, YARDSTICK, Bench, Contestant
 from egno_md.benchmarks.acceleration_runs import Runner
 from egno_md.benchmarks.acceleration_tables import joined, tables_of
 from egno_md.benchmarks.fitted_force_field import FittedForceField, fit_force_field
@@ -56,6 +56,9 @@ _CPU_MINUTES: Final = 10.0
 
 #: With so much time for a row, compiling the networks pays.
 _COMPILE_FROM_MINUTES: Final = 3.0
+
+#: A cheap potential that misses no more of the forces decorrelates as fast as the true one.
+_ALIKE: Final = 0.05
 
 #: Frames of the reference, fs.
 _REFERENCE_INTERVAL_FS: Final = 4.0
@@ -124,6 +127,8 @@ def measure(config: BenchmarkConfig) -> list[Table]:
     about = _about(subject, plan, cheap, minutes)
     turns = _turns(contestants, start, reference, 60.0 * minutes / N_TURNS, about, config, folder)
     found = {row: joined(contestants[row], turns[row]) for row in rows}
+    if LENDER in found and cheap.missed is not None and cheap.missed <= _ALIKE:
+        found[YARDSTICK] = replace(found[YARDSTICK], lender=found[LENDER])
     return tables_of(found, reference, subject, plan, minutes, _notes(cheap))
 
 

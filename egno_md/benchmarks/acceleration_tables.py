@@ -54,6 +54,8 @@ class Sampled:
         proposals: of all replicas; 0 where nothing is proposed.
         accepted: likewise.
         effective: independent samples, or None.
+        lender: a row of alike dynamics, whose samples per ps are taken where this one's are too few
+            to count.
     """
 
     contestant: Contestant
@@ -64,6 +66,7 @@ class Sampled:
     proposals: int
     accepted: int
     effective: EffectiveSamples | None
+    lender: Sampled | None = None
 
     @property
     def n_failed(self) -> int:
@@ -76,18 +79,27 @@ class Sampled:
         n, frames = self.positions.shape[:2]
         return n * frames * self.contestant.interval_fs * 1e-3
 
-    def rate(self, slowest: bool) -> float | None:
-        """Effective samples per CPU-second; None where a replica failed or there are too few."""
-        if self.effective is None or self.n_failed or self.cpu_s <= 0:
+    def per_ps(self, slowest: bool) -> float | None:
+        """Effective samples per ps; None where a replica failed or there are too few."""
+        if self.effective is None or self.n_failed:
             return None
         n = self.effective.slowest if slowest else self.effective.mean
-        return n / self.cpu_s if n >= self.effective.needed else None
+        if n >= self.effective.needed:
+            return n / self.replica_ps
+        return None if self.lender is None else self.lender.per_ps(slowest)
+
+    def rate(self, slowest: bool) -> float | None:
+        """Effective samples per CPU-second; None where a replica failed or there are too few."""
+        found = self.per_ps(slowest)
+        return None if found is None or self.cpu_s <= 0 else found * self.replica_ps / self.cpu_s
 
     @property
     def relative_error(self) -> float:
         """Of the rate by the mean correlation, about: sqrt(2 (2 g + 1) / N), Sokal's window."""
         if self.effective is None:
             return math.nan
+        if self.effective.mean < self.effective.needed and self.lender is not None:
+            return self.lender.relative_error
         n, g = self.effective.n_frames, self.effective.n_frames / self.effective.mean
         return min(1.0, math.sqrt(2.0 * (2.0 * g + 1.0) / n))
 
@@ -205,12 +217,21 @@ def _quality() -> Table:
 def _remarks(found: Mapping[str, Sampled]) -> list[str]:
     """What readers of the ratios must know."""
     yardstick = found[YARDSTICK]
+    said, effective, lender = [], yardstick.effective, yardstick.lender
+    if lender is not None and effective is not None and effective.slowest < effective.needed:
+        which = "" if effective.mean < effective.needed else " of the slowest coordinate"
+        said.append(
+            f"The {yardstick.replica_ps:.0f} ps of Langevin dynamics at 0.5 fs are too short to "
+            f"count effective samples{which}: their number per ps is that of "
+            f"{lender.replica_ps:.0f} ps of the same dynamics with the cheap potential, their cost "
+            "that of the true one."
+        )
     if yardstick.rate(slowest=True) is None:
-        return [
+        said.append(
             "Langevin dynamics at 0.5 fs is too short here to count the samples of the slowest "
             "coordinate: give more --cpu-minutes."
-        ]
-    return []
+        )
+    return said
 
 
 def _speeds(one: Sampled, yardstick: Sampled) -> tuple[str | float | Cell | None, ...]:
@@ -258,8 +279,9 @@ def break_even(one: Sampled, yardstick: Sampled) -> str | None:
         return "never"
     if training == 0.0:
         return "at once"
-    assert yardstick.effective is not None
-    return duration(training / saved * yardstick.replica_ps / yardstick.effective.mean)
+    per_ps = yardstick.per_ps(slowest=False)
+    assert per_ps is not None
+    return duration(training / saved / per_ps)
 
 
 def _compared(
