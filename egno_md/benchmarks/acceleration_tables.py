@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -54,8 +54,8 @@ class Sampled:
         proposals: of all replicas; 0 where nothing is proposed.
         accepted: likewise.
         effective: independent samples, or None.
-        lender: a row of alike dynamics, whose samples per ps are taken where this one's are too few
-            to count.
+        lender: a row of alike dynamics, whose samples per ps are taken where it is the longer one:
+            a run hardly longer than its correlations takes them for shorter than they are.
     """
 
     contestant: Contestant
@@ -79,14 +79,19 @@ class Sampled:
         n, frames = self.positions.shape[:2]
         return n * frames * self.contestant.interval_fs * 1e-3
 
+    @property
+    def counted(self) -> Sampled:
+        """The row that samples per ps are counted in: this one, or the lender if that is longer."""
+        longer = self.lender is not None and self.lender.replica_ps > self.replica_ps
+        return self.lender if self.lender is not None and longer else self
+
     def per_ps(self, slowest: bool) -> float | None:
         """Effective samples per ps; None where a replica failed or there are too few."""
-        if self.effective is None or self.n_failed:
+        one = self.counted
+        if one.effective is None or one.n_failed or self.n_failed:
             return None
-        n = self.effective.slowest if slowest else self.effective.mean
-        if n >= self.effective.needed:
-            return n / self.replica_ps
-        return None if self.lender is None else self.lender.per_ps(slowest)
+        n = one.effective.slowest if slowest else one.effective.mean
+        return n / one.replica_ps if n >= one.effective.needed else None
 
     def rate(self, slowest: bool) -> float | None:
         """Effective samples per CPU-second; None where a replica failed or there are too few."""
@@ -96,11 +101,10 @@ class Sampled:
     @property
     def relative_error(self) -> float:
         """Of the rate by the mean correlation, about: sqrt(2 (2 g + 1) / N), Sokal's window."""
-        if self.effective is None:
+        found = self.counted.effective
+        if found is None:
             return math.nan
-        if self.effective.mean < self.effective.needed and self.lender is not None:
-            return self.lender.relative_error
-        n, g = self.effective.n_frames, self.effective.n_frames / self.effective.mean
+        n, g = found.n_frames, found.n_frames / found.mean
         return min(1.0, math.sqrt(2.0 * (2.0 * g + 1.0) / n))
 
 
@@ -217,14 +221,15 @@ def _quality() -> Table:
 def _remarks(found: Mapping[str, Sampled]) -> list[str]:
     """What readers of the ratios must know."""
     yardstick = found[YARDSTICK]
-    said, effective, lender = [], yardstick.effective, yardstick.lender
-    if lender is not None and effective is not None and effective.slowest < effective.needed:
-        which = "" if effective.mean < effective.needed else " of the slowest coordinate"
+    said, lender = [], yardstick.counted
+    if lender is not yardstick:
+        own = replace(yardstick, lender=None).rate(slowest=False)
+        counted = "are too few to count" if own is None else f"would make that {own:.3g} per CPU-s"
         said.append(
-            f"The {yardstick.replica_ps:.0f} ps of Langevin dynamics at 0.5 fs are too short to "
-            f"count effective samples{which}: their number per ps is that of "
-            f"{lender.replica_ps:.0f} ps of the same dynamics with the cheap potential, their cost "
-            "that of the true one."
+            f"Langevin dynamics at 0.5 fs: samples per ps as in the {lender.replica_ps:.0f} ps of "
+            f"the row with the cheap potential alone, cost as measured. Its own "
+            f"{yardstick.replica_ps:.0f} ps {counted}; a run hardly longer than its correlations "
+            "takes them for shorter than they are."
         )
     if yardstick.rate(slowest=True) is None:
         said.append(

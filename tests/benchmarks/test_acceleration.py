@@ -152,17 +152,19 @@ class TestRates:
         assert break_even(yardstick, yardstick) is None
 
     def test_a_row_of_alike_dynamics_lends_samples_per_ps_not_costs(self):
-        few, many = samples(5.0), samples(100.0)
-        lent = replace(few, lender=replace(many, cpu_s=1.0))
-        assert few.rate(slowest=False) is None
-        assert lent.rate(slowest=False) == pytest.approx(
-            many.per_ps(False) * few.replica_ps / few.cpu_s
-        )
-        assert lent.relative_error == many.relative_error
-        assert break_even(samples(500.0, training=80.0), lent) == "128 ps"
-        # Enough of its own: nothing is lent. And a failed row stays without.
-        assert replace(many, lender=few).rate(slowest=False) == many.rate(slowest=False)
-        assert replace(samples(5.0, failed=1), lender=many).rate(slowest=False) is None
+        short = replace(samples(100.0), positions=torch.zeros((4, 10, 3, 3)))
+        long = samples(80.0, cpu_s=1.0)
+        lent = replace(short, lender=long)
+        assert short.rate(slowest=False) == 10.0
+        assert lent.per_ps(slowest=False) == long.per_ps(slowest=False)
+        assert lent.rate(slowest=False) == pytest.approx(0.8)
+        assert lent.relative_error == long.relative_error
+        assert break_even(samples(500.0, training=80.0), lent) == "10.4 ps"
+        # A longer row keeps its own count; one that failed, or whose lender did, has none.
+        assert replace(long, lender=short).rate(slowest=False) == long.rate(slowest=False)
+        failed = replace(short, failed_fs=samples(5.0, failed=1).failed_fs)
+        assert replace(failed, lender=long).rate(slowest=False) is None
+        assert replace(short, lender=samples(80.0, failed=1)).rate(slowest=False) is None
 
 
 class TestEnergyRescaling:
