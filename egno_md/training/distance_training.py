@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -51,6 +52,9 @@ _HIGHEST: Final = 6.0
 
 _FRAMES_AT_ONCE: Final = 1024
 
+#: A copy that misses more of the forces, %, is hardly fit to propose.
+_POOR_PERCENT: Final = 6.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
@@ -81,6 +85,7 @@ def train_distance(config: TrainConfig, command: str = "") -> Path:
     course = _from_potential(config) if config.potential else _from_files(config)
     fits = sum(result.cpu_seconds for result in course.results)
     measures = held_out_errors(course.model, _on(config.device, course.test.dense()))
+    _warn_of_a_poor_copy(measures)
     card = trained_card(
         config,
         command,
@@ -100,6 +105,18 @@ def train_distance(config: TrainConfig, command: str = "") -> Path:
         curve=learning_curve(course.folders),
     )
     return save_bundle(Path(config.out), card, course.model.state_dict())
+
+
+def _warn_of_a_poor_copy(measures: Mapping[str, float]) -> None:
+    """Say that a copy is too poor to propose with."""
+    missed = measures["force_missed_percent"]
+    if missed > _POOR_PERCENT:
+        sys.stderr.write(
+            f"egno-md: warning: the copy misses {missed:.3g} % of the forces where its own dynamics "
+            f"goes; above {_POOR_PERCENT:g} % few of its proposals are accepted. Give it more "
+            "--n-samples and --n-steps, or lower --temperatures-K; large or loose molecules are "
+            "beyond it\n"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
