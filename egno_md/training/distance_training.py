@@ -112,8 +112,8 @@ def _warn_of_a_poor_copy(measures: Mapping[str, float]) -> None:
     missed = measures["force_missed_percent"]
     if missed > _POOR_PERCENT:
         sys.stderr.write(
-            f"egno-md: warning: the copy misses {missed:.3g} % of the forces where its own dynamics "
-            f"goes; above {_POOR_PERCENT:g} % few of its proposals are accepted. Give it more "
+            f"egno-md: warning: the copy misses {missed:.3g} % of the forces where its own "
+            f"dynamics goes; above {_POOR_PERCENT:g} % few proposals are accepted. Give it more "
             "--n-samples and --n-steps, or lower --temperatures-K; large or loose molecules are "
             "beyond it\n"
         )
