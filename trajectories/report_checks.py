@@ -272,6 +272,9 @@ def _energies(record: RunRecord) -> Check:
     name, allowed = "Energies judged by a potential", "some of the network's frames"
     if record.mode in ("classical", "parareal"):
         return Check(name, Mark.NOT_CHECKED, "", allowed, "A classical run needs no judge.")
+    if record.mode == "metropolised":
+        note = f"Accepted or rejected by {record.config.get('guard')}; it knows not its own error."
+        return Check(name, Mark.PASS, "every proposal", allowed, note)
     network = record.made_by == int(MadeBy.NETWORK)
     known = torch.isfinite(record.potential_energies) & network
     if not bool(known.any()):
