@@ -371,7 +371,8 @@ class TrainConfig(Job):
             if n != m and not (names == "potential" and n == 0):
                 raise ValueError(f"{names} and {files} go together, got {n} and {m}")
         if self.kind != "egno" and len(self.potential) > 1:
-            raise ValueError(f"kind {self.kind!r} learns from one potential; give one, or files")
+            what = "an eSCN potential" if self.kind == "escn" else "a quick copy"
+            raise ValueError(f"{what} learns from one potential; give one, or files")
         lengths = {len(self.chain), len(self.chain_steps), len(self.chain_learning_rates)}
         optional = (self.chain_scales, self.chain_energy_weights)
         lengths |= {len(given) for given in optional if given}

@@ -102,7 +102,7 @@ def test_a_smaller_network_inside(short):
     asked = BenchmarkConfig(name="doors", rows=("time-steps",), n_replicas=1, potentials=both)
     (table,) = doors.measure(asked)
     rows = {row[0]: row for row in table.rows}
-    assert "with eSCN ethanol-escn inside" in table.caption
+    assert "with ethanol-escn inside" in table.caption
     assert "misses 0 %" in table.notes[0]
     assert rows["MTS, 4 fs"][7].mean < 0.5
     three = asked.model_copy(update={"potentials": ("ethanol-escn",) * 3})

@@ -11,8 +11,11 @@ from egno_md.benchmarks.potential_data import potential_task
 from egno_md.benchmarks.potential_rows import ROWS, PotentialRow, _is_long, train_potential
 from egno_md.bundle import load_bundle
 from egno_md.cli import main
+from egno_md.data.cache import read_tensors
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.state import Molecule, State
+from egno_md.training.loop import CHECKPOINT
+from egno_md.training.settings import FitSettings, learning_rate_at
 from tests.benchmarks.potential_files import make_folder
 
 torch.set_num_threads(1)
@@ -51,8 +54,15 @@ def test_a_budget_ends_the_schedule(folder, tmp_path):
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     training = [row for row in log if row["kind"] == "training"]
     assert "virial_error_eV_per_atom" in training[-1]
+    settings = FitSettings(**read_tensors(tmp_path / CHECKPOINT)[1]["settings"])
+    assert settings.steps == result.planned_steps
+    assert settings.learning_rate == ROWS["L2"].learning_rate
+    # A line of the log holds the mean over the steps since the line before.
+    done = range(training[-2]["step"] if len(training) > 1 else 0, training[-1]["step"])
+    rates = [learning_rate_at(settings, step) for step in done]
+    assert training[-1]["learning_rate"] == pytest.approx(sum(rates) / len(rates))
     if result.steps == result.planned_steps:
-        assert training[-1]["learning_rate"] < 0.2 * ROWS["L2"].learning_rate
+        assert rates[-1] < 0.01 * ROWS["L2"].learning_rate
 
 
 def test_molecules_with_a_long_budget_are_compiled(folder, monkeypatch):
