@@ -219,7 +219,7 @@ def _announce(subject: Subject, plan: RolloutPlan, minutes: float, n_rows: int) 
 def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: Path) -> _Cheap:
     """The cheap potential: the second that is named, a packaged one, or a fitted force field."""
     quick = subject.potential_name.removesuffix("-escn") + "-distance"
-    packaged = not config.potentials and quick in packaged_bundles()
+    packaged = len(config.potentials) < 2 and quick in packaged_bundles()
     if packaged or len(config.potentials) > 1:
         name = quick if packaged else config.potentials[1]
         potential = _opened(name, structure, config.data)
