@@ -6,6 +6,7 @@ core; a small molecule costs it tens of microseconds per call.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,6 +108,15 @@ class OpenMMPotential:
                 f"force field {force_field} does not fit {structure}: {error}"
             ) from error
         return cls(system, [atom.element.atomic_number for atom in topology.atoms()])
+
+    @property
+    def platform(self) -> str:
+        """Name of the platform that computes."""
+        return str(self._context.getPlatform().getName())
+
+    def system(self) -> openmm.System:
+        """Return a copy of the system."""
+        return copy.deepcopy(self._context.getSystem())
 
     def evaluate(self, state: State) -> EnergyForces:
         """Return energies and forces of every replica.

@@ -17,9 +17,17 @@ from typing import Any, Final
 import torch
 
 from egno_md.benchmark_config import BenchmarkConfig
-from egno_md.benchmarks.acceleration_rows import LENDER, ROWS, YARDSTICK, Bench, Contestant
+from egno_md.benchmarks.acceleration_rows import (
+    LENDER,
+    ROWS,
+    TWIN,
+    YARDSTICK,
+    Bench,
+    Contestant,
+    rows_for,
+)
 from egno_md.benchmarks.acceleration_runs import Runner
-from egno_md.benchmarks.acceleration_tables import joined, tables_of
+from egno_md.benchmarks.acceleration_tables import Sampled, joined, tables_of
 from egno_md.benchmarks.fitted_force_field import FittedForceField, fit_force_field
 from egno_md.benchmarks.rollout_measures import Record
 from egno_md.benchmarks.rollout_reference import TIMESTEP_FS, RolloutPlan, reference_record
@@ -95,12 +103,10 @@ def measure(config: BenchmarkConfig) -> list[Table]:
         raise ValueError(f"device is {config.device!r}; processor time is measured on the cpu only")
     if len(config.bundles) > 1 or len(config.potentials) > 2:
         raise ValueError("one bundle, one true and one cheap potential are measured at a time")
-    chosen = config.rows or tuple(ROWS)
-    # The yardstick is always there.
-    rows = tuple(row for row in ROWS if row in chosen or row == YARDSTICK)
     minutes = _CPU_MINUTES if config.cpu_minutes is None else config.cpu_minutes
     compiled = minutes >= _COMPILE_FROM_MINUTES
     subject, structure = _subject(config)
+    rows = rows_for(config.rows, subject)
     if compiled:
         _compile(subject.potential)
     plan = _plan(config)
@@ -127,8 +133,7 @@ def measure(config: BenchmarkConfig) -> list[Table]:
     about = _about(subject, plan, cheap, minutes)
     turns = _turns(contestants, start, reference, 60.0 * minutes / N_TURNS, about, config, folder)
     found = {row: joined(contestants[row], turns[row]) for row in rows}
-    if LENDER in found and cheap.missed is not None and cheap.missed <= _ALIKE:
-        found[YARDSTICK] = replace(found[YARDSTICK], lender=found[LENDER])
+    lend(found, cheap.missed)
     return tables_of(found, reference, subject, plan, minutes, _notes(cheap))
 
 
@@ -244,6 +249,20 @@ def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: P
     kept = remember(folder, "cheap", about, make)
     cpu_s, missed = kept["facts"].tolist()
     return _Cheap(FittedForceField.from_tensors(kept), "fitted bonded force field", cpu_s, missed)
+
+
+def lend(found: dict[str, Sampled], missed: float | None) -> None:
+    """Let the yardstick take samples per ps from the same, or alike, dynamics where that is longer.
+
+    Args:
+        found: the rows; the yardstick's is changed.
+        missed: of the forces, by the cheap potential, None if unknown.
+    """
+    lender = found.get(TWIN)
+    if lender is None and missed is not None and missed <= _ALIKE:
+        lender = found.get(LENDER)
+    if lender is not None:
+        found[YARDSTICK] = replace(found[YARDSTICK], lender=lender)
 
 
 def _spent(card: BundleCard) -> float | None:

@@ -6,7 +6,7 @@ looked at: about 32 fs, or one proposal. Rows with a bath share its temperature 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from egno_md.benchmarks.energy_rescaled import EnergyRescaled
+from egno_md.benchmarks.openmm_dynamics import OpenMMLangevin
 from egno_md.benchmarks.rollout_subject import Subject
+from egno_md.calculators.potential_from_openmm import OpenMMPotential
 from egno_md.models.frozen_graph import Compiling
 from egno_md.propagators.bond_constraints import BondConstraints
 from egno_md.propagators.classical import Langevin, VelocityVerlet
@@ -32,7 +34,7 @@ from egno_md.trajectories.run_setup import seeded
 #: Time between the frames of rows that do not propose, about, fs.
 LOOK_FS: Final = 32.0
 
-#: Mass of hydrogens in the row with constraints, amu.
+#: Mass of hydrogens in the rows with constraints, amu.
 HYDROGEN_MASS_AMU: Final = 3.0
 
 #: Inner and outer step of multiple time steps, fs.
@@ -131,12 +133,33 @@ def _verlet(step_fs: float) -> Callable[[Bench, str], Contestant]:
     return make
 
 
-def _constrained(bench: Bench, row: str) -> Contestant:
+def _fixed_bonds(bench: Bench) -> BondConstraints:
+    """All bonds to hydrogen, at their mean lengths, of the molecule with heavy hydrogens."""
     molecule = heavy_hydrogens(bench.subject.start.molecule, HYDROGEN_MASS_AMU)
     held = bonds_to_hydrogen(molecule)
-    bonds = BondConstraints(molecule, molecule.bonds[held], bench.bond_mean_A[held])
+    return BondConstraints(molecule, molecule.bonds[held], bench.bond_mean_A[held])
+
+
+def _constrained(bench: Bench, row: str) -> Contestant:
+    bonds = _fixed_bonds(bench)
     made = ConstrainedLangevin(bench.subject.potential, bonds, 4.0, LOOK_FS, 1, *bench.bath(row))
-    return Contestant(made, 1, molecule, equal_temperatures=False)
+    return Contestant(made, 1, bonds.molecule, equal_temperatures=False)
+
+
+def _by_openmm(step_fs: float, *, fixed: bool) -> Callable[[Bench, str], Contestant]:
+    """Langevin dynamics that OpenMM integrates."""
+
+    def make(bench: Bench, row: str) -> Contestant:
+        potential = bench.subject.potential
+        if not isinstance(potential, OpenMMPotential):
+            raise ValueError(_no_openmm(row, bench.subject.potential_name))
+        bonds = _fixed_bonds(bench) if fixed else None
+        molecule = bench.subject.start.molecule if bonds is None else bonds.molecule
+        look, bath = step_fs * round(LOOK_FS / step_fs), bench.bath(row)
+        made = OpenMMLangevin(potential, molecule, step_fs, look, 1, *bath, constraints=bonds)
+        return Contestant(made, 1, molecule, equal_temperatures=not fixed)
+
+    return make
 
 
 def _two_steps(bench: Bench, row: str) -> Contestant:
@@ -213,6 +236,12 @@ YARDSTICK: Final = "langevin-0.5"
 #: The row whose effective samples per ps stand in for the yardstick's where those are too few.
 LENDER: Final = "cheap-alone"
 
+#: The yardstick's dynamics, integrated by OpenMM; where it is, it stands in first.
+TWIN: Final = "openmm-0.5"
+
+#: The rows that OpenMM integrates; they need a true potential of OpenMM.
+BY_OPENMM: Final = (TWIN, "openmm-4")
+
 #: What each row is called in the table, and how it is made.
 ROWS: Final[Mapping[str, tuple[str, Callable[[Bench, str], Contestant]]]] = {
     YARDSTICK: ("Langevin, 0.5 fs", _langevin(0.5)),
@@ -220,6 +249,11 @@ ROWS: Final[Mapping[str, tuple[str, Callable[[Bench, str], Contestant]]]] = {
     "constrained-4": (
         f"Langevin, 4 fs, hydrogens of {HYDROGEN_MASS_AMU:g} amu on fixed bonds",
         _constrained,
+    ),
+    TWIN: ("OpenMM's own Langevin, 0.5 fs", _by_openmm(0.5, fixed=False)),
+    "openmm-4": (
+        f"OpenMM's own Langevin, 4 fs, hydrogens of {HYDROGEN_MASS_AMU:g} amu on fixed bonds",
+        _by_openmm(4.0, fixed=True),
     ),
     "mts": (f"multiple time steps, cheap {INNER_FS:g} fs, true {OUTER_FS:g} fs", _two_steps),
     "metropolised-32": ("Metropolised, network, 32 fs", _by_network(32.0)),
@@ -233,3 +267,29 @@ ROWS: Final[Mapping[str, tuple[str, Callable[[Bench, str], Contestant]]]] = {
     "verlet-3": ("Verlet, 3 fs, bath every 33 fs", _verlet(3.0)),
     "verlet-4": ("Verlet, 4 fs, bath every 32 fs", _verlet(4.0)),
 }
+
+
+def rows_for(asked: Sequence[str], subject: Subject) -> tuple[str, ...]:
+    """Return the rows to run, in the order of the table; the yardstick is always one.
+
+    Args:
+        asked: names of rows; none: all that the true potential allows.
+        subject: has the true potential.
+
+    Raises:
+        ValueError: if a row that OpenMM integrates is asked for and the potential is none of
+            OpenMM's.
+    """
+    allowed = isinstance(subject.potential, OpenMMPotential)
+    for row in asked:
+        if row in BY_OPENMM and not allowed:
+            raise ValueError(_no_openmm(row, subject.potential_name))
+    chosen = asked or [row for row in ROWS if allowed or row not in BY_OPENMM]
+    return tuple(row for row in ROWS if row in chosen or row == YARDSTICK)
+
+
+def _no_openmm(row: str, potential: str) -> str:
+    return (
+        f"row {row!r} is integrated by OpenMM and needs a true potential of OpenMM, such as "
+        f"--potentials openmm:amber14; given is {potential!r}"
+    )

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from egno_md.benchmarks.acceleration_rows import ROWS, YARDSTICK, Contestant
+from egno_md.benchmarks.acceleration_rows import BY_OPENMM, ROWS, YARDSTICK, Contestant
 from egno_md.benchmarks.rollout_measures import BOND_LIMIT_A, Record
 from egno_md.benchmarks.rollout_reference import TIMESTEP_FS, RolloutPlan
 from egno_md.benchmarks.rollout_subject import Subject
@@ -211,8 +211,8 @@ def _quality() -> Table:
             "T of other atoms, K",
         ),
         notes=[
-            "Fixed bonds have no distribution, so the bond divergence of the row with constraints "
-            "is what they cost; its kinetic temperatures by element are not those of free atoms. "
+            "Fixed bonds have no distribution, so the bond divergence of rows with constraints "
+            "is what they cost; their kinetic temperatures by element are not those of free atoms. "
             "Rows in which replicas failed: the frames before."
         ],
     )
@@ -227,7 +227,7 @@ def _remarks(found: Mapping[str, Sampled]) -> list[str]:
         counted = "are too few to count" if own is None else f"would make that {own:.3g} per CPU-s"
         said.append(
             f"Langevin dynamics at 0.5 fs: samples per ps as in the {lender.replica_ps:.0f} ps of "
-            f"the row with the cheap potential alone, cost as measured. Its own "
+            f'the row "{_name(found, lender)}", cost as measured. Its own '
             f"{yardstick.replica_ps:.0f} ps {counted}; a run hardly longer than its correlations "
             "takes them for shorter than they are."
         )
@@ -236,7 +236,27 @@ def _remarks(found: Mapping[str, Sampled]) -> list[str]:
             "Langevin dynamics at 0.5 fs is too short here to count the samples of the slowest "
             "coordinate: give more --cpu-minutes."
         )
+    each = [f'"{ROWS[row][0]}" {_said(found[row])}' for row in BY_OPENMM if row in found]
+    if each:
+        said.append(
+            f"OpenMM by itself, effective samples per CPU-second: {'; '.join(each)}. On this "
+            "potential that is what other rows have to beat, not the first, which is slower by "
+            "taking its steps in Python."
+        )
     return said
+
+
+def _said(one: Sampled) -> str:
+    """The rate of a row, or why there is none."""
+    rate = one.rate(slowest=False)
+    if rate is None:
+        return f"none, {one.n_failed} replicas failed" if one.n_failed else _TOO_SHORT
+    return f"{rate:.3g}"
+
+
+def _name(found: Mapping[str, Sampled], one: Sampled) -> str:
+    """What a row is called in the table."""
+    return next(ROWS[row][0] for row, other in found.items() if other is one)
 
 
 def _speeds(one: Sampled, yardstick: Sampled) -> tuple[str | float | Cell | None, ...]:

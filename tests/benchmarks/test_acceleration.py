@@ -4,16 +4,19 @@ import json
 import math
 from dataclasses import replace
 
+import openmm
 import pytest
 import torch
 
 from egno_md.benchmarks import acceleration_runs
-from egno_md.benchmarks.acceleration import N_TURNS
-from egno_md.benchmarks.acceleration_rows import ROWS, Contestant
+from egno_md.benchmarks.acceleration import N_TURNS, lend
+from egno_md.benchmarks.acceleration_rows import BY_OPENMM, ROWS, Bench, Contestant, rows_for
 from egno_md.benchmarks.acceleration_runs import Runner
 from egno_md.benchmarks.acceleration_tables import Sampled, break_even, joined
 from egno_md.benchmarks.energy_rescaled import EnergyRescaled
 from egno_md.benchmarks.fitted_force_field import FittedForceField, fit_force_field
+from egno_md.benchmarks.rollout_subject import Subject
+from egno_md.calculators.potential_from_openmm import OpenMMPotential
 from egno_md.cli import main
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.hydrogen_masses import heavy_hydrogens
@@ -166,6 +169,19 @@ class TestRates:
         assert replace(failed, lender=long).rate(slowest=False) is None
         assert replace(short, lender=samples(80.0, failed=1)).rate(slowest=False) is None
 
+    def test_openmm_lends_first_and_the_cheap_potential_only_where_alike(self):
+        def lender(missed, *rows):
+            found = {row: samples(80.0) for row in ("langevin-0.5", *rows)}
+            lend(found, missed)
+            lent = found["langevin-0.5"].lender
+            return next((row for row in rows if found[row] is lent), None)
+
+        assert lender(0.01, "openmm-0.5", "cheap-alone") == "openmm-0.5"
+        assert lender(0.01, "openmm-4", "cheap-alone") == "cheap-alone"
+        assert lender(None, "openmm-0.5", "cheap-alone") == "openmm-0.5"
+        assert lender(0.2, "cheap-alone") is None
+        assert lender(None, "cheap-alone") is None
+
 
 class TestEnergyRescaling:
     def rescaled(self, shift):
@@ -249,13 +265,54 @@ def test_the_benchmark_from_the_command_line_and_once_more(tmp_path, capsys):
     assert again[:2] == speed["rows"][:2]
 
 
+def test_openmm_by_itself_from_the_command_line_and_once_more(tmp_path, capsys):
+    argv = ["benchmark", "acceleration", "--rows", *BY_OPENMM, *TINY, "--out", str(tmp_path)]
+    argv += ["--bundles", "alanine-dipeptide-egno", "--potentials", *2 * ["openmm:amber14"]]
+    # Rows this fast need a reference of more than some frames to be held against.
+    argv += ["--reference-ps", "0.2"]
+    assert main(argv) == 0
+    speed, quality = (tables(tmp_path)[f"acceleration{end}"] for end in ("", "-divergences"))
+    names = [ROWS[row][0] for row in ("langevin-0.5", *BY_OPENMM)]
+    assert [row[0] for row in speed["rows"]] == [row[0] for row in quality["rows"]] == names
+    assert {row[8] for row in speed["rows"]} == {"0 of 2"}
+    assert f'OpenMM by itself, effective samples per CPU-second: "{names[1]}"' in speed["notes"][-1]
+    # Temperatures by element mean nothing where bonds are fixed.
+    assert [row[6] is None for row in quality["rows"]] == [False, False, True]
+    next(tmp_path.rglob("turns/openmm-4-3-*")).unlink()
+    assert main([*argv, "--resume"]) == 0
+    assert tables(tmp_path)["acceleration"]["rows"][:2] == speed["rows"][:2]
+
+
+class TestRowsOfOpenMM:
+    @staticmethod
+    def subject(potential):
+        bundle = None  # nothing here asks for it
+        return Subject("springs", bundle, potential, "springs", start(1))
+
+    def test_without_names_those_that_the_potential_does_not_allow_are_left_out(self):
+        assert set(ROWS) - set(rows_for((), self.subject(Springs()))) == set(BY_OPENMM)
+        system = openmm.System()
+        system.addParticle(1.0)
+        theirs = self.subject(OpenMMPotential(system))
+        assert rows_for((), theirs) == tuple(ROWS)
+        assert rows_for(("openmm-4",), theirs) == ("langevin-0.5", "openmm-4")
+
+    def test_with_a_name_they_are_refused(self):
+        with pytest.raises(ValueError, match=r"row 'openmm-0.5' .* given is 'springs'"):
+            rows_for(("openmm-0.5",), self.subject(Springs()))
+        bench = Bench(self.subject(Springs()), Springs(), None, 300.0, 10.0, 1, LENGTHS, False)
+        with pytest.raises(ValueError, match=r"row 'openmm-4' .* given is 'springs'"):
+            ROWS["openmm-4"][1](bench, "openmm-4")
+
+
 @pytest.mark.slow
 def test_every_row_runs(tmp_path):
     assert main(["benchmark", "acceleration", *TINY, "--out", str(tmp_path)]) == 0
     found = tables(tmp_path)
     assert "misses" in found["acceleration"]["notes"][0]
+    names = [name for row, (name, _) in ROWS.items() if row not in BY_OPENMM]
     for table in found.values():
-        assert [row[0] for row in table["rows"]] == [name for name, _ in ROWS.values()]
+        assert [row[0] for row in table["rows"]] == names
     quality = {row[0]: row for row in found["acceleration-divergences"]["rows"]}
     assert quality[ROWS["constrained-4"][0]][6] is None
 
@@ -263,10 +320,15 @@ def test_every_row_runs(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rows", "langevin"], "allowed are langevin-0.5, langevin-1, constrained-4, mts"),
+        (["--rows", "langevin"], "allowed are langevin-0.5, langevin-1, constrained-4, openmm-0.5"),
         (["--device", "cuda"], "measured on the cpu only"),
         (["--potentials", "a", "b", "c"], "one true and one cheap potential"),
         (["--potentials", "nowhere-escn"], "nowhere-escn"),
+        (
+            ["--rows", "openmm-4", "--potentials", "ethanol-escn"],
+            "row 'openmm-4' is integrated by OpenMM and needs a true potential of OpenMM, such as "
+            "--potentials openmm:amber14; given is 'ethanol-escn'",
+        ),
     ],
 )
 def test_wrong_options_are_named(tmp_path, capsys, options, message):

@@ -51,6 +51,16 @@ def test_energies_and_forces_are_openmms(amber: OpenMMPotential) -> None:
     assert torch.equal(amber.energies(state), result.energy)
 
 
+def test_the_system_is_given_as_a_copy(amber: OpenMMPotential) -> None:
+    assert amber.platform == "Reference"
+    before = amber.energies(shaken(1))
+    amber.system().getForce(0).setForceGroup(3)
+    amber.system().removeForce(0)
+    assert amber.system().getNumForces() == 5
+    assert amber.system().getForce(0).getForceGroup() == 0
+    assert torch.equal(amber.energies(shaken(1)), before)
+
+
 def test_forces_are_minus_the_slope(amber: OpenMMPotential) -> None:
     state, step = shaken(1), 1e-4
     forces = amber.evaluate(state).forces[0]
