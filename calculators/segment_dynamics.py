@@ -31,6 +31,7 @@ from egno_md.calculators.segment_parts import (
 from egno_md.calculators.segment_restart import checked_record, read_record, write_record
 from egno_md.propagators.energy_frames import EnergyFrames
 from egno_md.propagators.guarded import GuardedPropagator, GuardStatistics, finite_frames, leading
+from egno_md.propagators.own_baths import has_bath, refuse_second_bath
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Judge, Propagator
 from egno_md.segment import Event, MadeBy, Segment
@@ -175,13 +176,9 @@ class SegmentDynamics(MolecularDynamics):
         seed: int | torch.Generator,
     ) -> None:
         """Make the bath between segments, if any, and count the degrees of freedom it leaves."""
-        own_bath = getattr(fast, "has_bath", False) is True
-        if own_bath and temperature_K is not None:
-            raise ValueError(
-                f"{type(fast).__name__} has a bath of its own; leave temperature_K = "
-                f"{temperature_K:g} out"
-            )
-        conserving = (temperature_K is None and not own_bath) or thermostat == "bussi"
+        if temperature_K is not None:
+            refuse_second_bath(fast, "the bath of SegmentDynamics", "leave temperature_K out")
+        conserving = (temperature_K is None and not has_bath(fast)) or thermostat == "bussi"
         #: Degrees of freedom that share the kinetic energy.
         self.degrees_of_freedom = self._held.freedom(start, conserving)
         self._bath = bath_between(

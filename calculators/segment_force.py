@@ -36,6 +36,7 @@ from egno_md.calculators.segment_parts import (
 )
 from egno_md.calculators.unchanged_atoms import surely_unchanged
 from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.own_baths import refuse_rest_start
 from egno_md.roles import Propagator
 from egno_md.state import Molecule, State
 from egno_md.units import EV_PER_AMU_A2_FS2
@@ -87,6 +88,8 @@ class SegmentForceCalculator(Calculator):
         super().__init__()  # type: ignore[no-untyped-call]
         if span_fs is not None and not 0.0 < span_fs < float("inf"):
             raise ValueError(f"span_fs is {span_fs}; it must be a positive number of fs")
+        if isinstance(propagator, Propagator):
+            refuse_rest_start(propagator)
         self._maker, self._given_span_fs, self._bonds = propagator, span_fs, bonds
         of_bundle = dtype or "float64" if not isinstance(propagator, Propagator) else dtype
         self._options: dict[str, Any] = {"device": device, "dtype": of_bundle, "horizon_fs": None}

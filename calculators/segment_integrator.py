@@ -31,7 +31,11 @@ import torch
 from openmm import app
 
 from egno_md.calculators.openmm_molecule import ParticleRoles, particle_roles
-from egno_md.calculators.segment_scheme import open_propagator, refuse_constraints
+from egno_md.calculators.segment_scheme import (
+    open_propagator,
+    refuse_constraints,
+    refuse_thermostat,
+)
 from egno_md.calculators.state_numbers import box_nm, positions_nm
 from egno_md.propagators.guarded import finite_frames
 from egno_md.roles import Propagator
@@ -63,8 +67,9 @@ class SegmentIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
 
         Raises:
             FileNotFoundError: if there is no such bundle.
-            ValueError: if the system has constraints, uses a force group from 29 to 31, or does
-                not suit the propagator; or if OpenMM is older than 8.6.
+            ValueError: if the system has constraints, uses a force group from 29 to 31, does not
+                suit the propagator, or has a thermostat and the propagator a bath; or if OpenMM
+                is older than 8.6.
         """
         if not hasattr(openmm, "PythonForce"):
             raise ValueError(
@@ -77,6 +82,7 @@ class SegmentIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         roles = particle_roles(topology, system)
         opened = open_propagator(propagator, roles.molecule)
         refuse_constraints(system, opened, "refuse")
+        refuse_thermostat(system, opened)
         super().__init__(opened.frame_interval_fs * PS_PER_FS)
         relay = _Relay(roles, opened)
         relayed = (relay.take_velocities, relay.displacements, relay.velocities)

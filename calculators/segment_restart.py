@@ -26,7 +26,8 @@ def write_record(path: str | Path, record: Mapping[str, Tensor]) -> None:
     there = target.with_name(f".{target.name}.new")
     # Written to the end before it takes the name of the old one.
     with there.open("wb") as file:
-        content = {k: v.detach().cpu().contiguous() for k, v in record.items()}
+        # Copies: safetensors refuses tensors that share memory, as remembered positions may.
+        content = {k: v.detach().cpu().contiguous().clone() for k, v in record.items()}
         file.write(save(content, metadata={"egno_md_segment_restart": str(_VERSION)}))
         file.flush()
         os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from egno_md.calculators.context_frames import ContextFrames
 from egno_md.calculators.context_integrator import ContextIntegrator
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.own_baths import refuse_second_bath
 from egno_md.roles import Judge, Propagator
 from egno_md.state import Molecule
 
@@ -99,6 +100,22 @@ def refuse_constraints(system: openmm.System, propagator: Propagator, policy: st
         )
 
 
+def refuse_thermostat(system: openmm.System, propagator: Propagator) -> None:
+    """Refuse a system with a thermostat under a propagator that has a bath.
+
+    Args:
+        system: to simulate; a barostat is no bath of this kind.
+        propagator: makes the segments.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if any(isinstance(force, openmm.AndersenThermostat) for force in system.getForces()):
+        refuse_second_bath(
+            propagator, "the system's AndersenThermostat", "take the thermostat out of the system"
+        )
+
+
 def scheme_of(
     propagator: Propagator,
     frames: ContextFrames,
@@ -116,7 +133,8 @@ def scheme_of(
         constraints: "project" moves every frame onto the system's constraints.
 
     Raises:
-        ValueError: if there are judges and no fallback, or two judges have one name.
+        ValueError: if there are judges and no fallback, two judges have one name, or a
+            propagator with a bath would be guarded.
     """
     if frames.has_constraints and constraints == "project":
         propagator = ConstrainedFrames(propagator, frames)

@@ -20,7 +20,12 @@ from egno_md.calculators.context_integrator import (
 from egno_md.calculators.openmm_baths import Baths
 from egno_md.calculators.openmm_molecule import particle_roles
 from egno_md.calculators.segment_checkpoint import SegmentCheckpoint, write_whole
-from egno_md.calculators.segment_scheme import open_propagator, refuse_constraints, scheme_of
+from egno_md.calculators.segment_scheme import (
+    open_propagator,
+    refuse_constraints,
+    refuse_thermostat,
+    scheme_of,
+)
 from egno_md.calculators.segment_steps import SegmentSteps
 from egno_md.propagators.energy_frames import EnergyFrames
 from egno_md.propagators.guarded import GuardedPropagator, GuardStatistics
@@ -82,6 +87,7 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
         roles = particle_roles(topology, system)
         fast = open_propagator(propagator, roles.molecule)
         refuse_constraints(system, fast, constraints)
+        refuse_thermostat(system, fast)
         interval_fs = fast.frame_interval_fs
         baths = Baths(system, interval_fs)
         compound = openmm.CompoundIntegrator()

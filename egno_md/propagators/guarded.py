@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from egno_md.propagators.own_baths import refuse_guard
 from egno_md.propagators.proposal_horizon import ProposalHorizon
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Judge, Propagator, Verdict
@@ -72,6 +73,7 @@ class GuardedPropagator:
 
     reversible = False
     volume_preserving = False
+    has_bath = False
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class GuardedPropagator:
         """Put the three together.
 
         Args:
-            fast: makes the proposals.
+            fast: makes the proposals; without a bath, which goes around the guard.
             safe: makes the rest; its frame interval must be the same.
             judges: asked in this order; names must differ.
             segments_per_proposal: segments of the fast propagator that are judged together.
@@ -93,9 +95,10 @@ class GuardedPropagator:
                 ones in a row double them again; None: all are full.
 
         Raises:
-            ValueError: if the frame intervals differ, two judges have one name, or a number is
-                not positive.
+            ValueError: if `fast` has a bath, the frame intervals differ, two judges have one
+                name, or a number is not positive.
         """
+        refuse_guard(fast)
         if not math.isclose(fast.frame_interval_fs, safe.frame_interval_fs, rel_tol=1e-9):
             raise ValueError(
                 f"the fast propagator makes a frame every {fast.frame_interval_fs} fs and the safe "

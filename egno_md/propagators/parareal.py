@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from egno_md.propagators.fine_slabs import FineSlabs, Recipe, SolvedSlab
+from egno_md.propagators.own_baths import draws_noise, has_bath
 from egno_md.propagators.parareal_report import PararealReport
 from egno_md.propagators.slab_window import Slab, SlabFrames, SlabWindow
 from egno_md.roles import Propagator
@@ -356,10 +357,7 @@ def _check_pair(coarse: Propagator, fine: Propagator) -> None:
             f"trusted one every {fine.frame_interval_fs} fs; give both the same frame interval"
         )
     for what, propagator in (("coarse", coarse), ("trusted", fine)):
-        drawing = [
-            name for name in propagator.restart_state() if name.rsplit(".", 1)[-1] == "generator"
-        ]
-        if drawing:
+        if has_bath(propagator) or draws_noise(propagator):
             raise ValueError(
                 f"the {what} propagator ({type(propagator).__name__}) draws random numbers, so "
                 "running a slab again gives another path; put the bath around Parareal instead: "

@@ -22,6 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from egno_md.propagators.own_baths import refuse_rest_start
 from egno_md.roles import EnergyForces, Propagator
 from egno_md.state import State
 from egno_md.units import EV_PER_AMU_A2_FS2
@@ -41,10 +42,11 @@ class RestStartForce:
             n_frames: how many of its frames are dt.
 
         Raises:
-            ValueError: if there are no frames.
+            ValueError: if there are no frames, or the propagator has a bath.
         """
         if n_frames < 1:
             raise ValueError(f"n_frames is {n_frames}; a segment has at least one frame")
+        refuse_rest_start(propagator)
         self.propagator, self.n_frames = propagator, n_frames
 
     @property

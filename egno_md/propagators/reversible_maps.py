@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from egno_md.propagators.own_baths import has_bath
 from egno_md.roles import Propagator
 from egno_md.state import State
 
@@ -28,11 +29,12 @@ def refuse_undeclared(propagator: Propagator) -> None:
     wanted = {"reversible": "reversible", "volume_preserving": "volume preserving"}
     missing = [text for name, text in wanted.items() if not getattr(propagator, name, False)]
     if missing:
+        own = "" if has_bath(propagator) else ", or velocity Verlet with its RestStartForce"
         raise ValueError(
             f"a {type(propagator).__name__} cannot propose: it is not {' and not '.join(missing)}, "
             "so accepting and rejecting its segments by their energy would sample a wrong "
-            "distribution; take a LearnedPropagator (Hamiltonian EGNO), velocity Verlet with a "
-            "cheap potential, or velocity Verlet with the RestStartForce of this propagator"
+            "distribution; take a LearnedPropagator (Hamiltonian EGNO), or velocity Verlet or "
+            f"MultipleTimeStep with a cheap potential{own}"
         )
 
 

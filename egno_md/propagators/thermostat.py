@@ -9,6 +9,7 @@ from torch import Tensor
 
 from egno_md.propagators.classical import OrnsteinUhlenbeck
 from egno_md.propagators.frame_grid import SameFrames
+from egno_md.propagators.own_baths import refuse_second_bath
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Propagator
 from egno_md.segment import Segment
@@ -37,15 +38,16 @@ class Thermostatted(SameFrames):
         """Wrap a propagator.
 
         Args:
-            propagator: makes the segments; best without a bath of its own.
+            propagator: makes the segments; without a bath of its own.
             temperature_K: temperature of the bath.
             friction_per_ps: friction.
             generator: source of randomness, not shared with the wrapped propagator if a run
                 is to be repeatable whatever that one does.
 
         Raises:
-            ValueError: if a number is negative or not finite.
+            ValueError: if the propagator has a bath, or a number is negative or not finite.
         """
+        refuse_second_bath(propagator, "Thermostatted", "leave Thermostatted out")
         self.propagator = propagator
         self._bath = OrnsteinUhlenbeck(temperature_K, friction_per_ps, generator)
 

@@ -16,26 +16,27 @@ from egno_md.segment import MadeBy
 from tests.calculators.wells import REFERENCE, ExactWells, carbons, positions_of, start
 
 
-def simulation(n_atoms: int = 3, n_frames: int = 8) -> SegmentSimulation:
-    """Two thermostats, one of OpenMM and one of ours, and a guard that cuts now and then."""
+def simulation(n_atoms: int = 3, n_frames: int = 8, own_bath: bool = False) -> SegmentSimulation:
+    """A thermostat of OpenMM and a guard that cuts now and then; or a bath of our own."""
     topology, system = carbons(n_atoms)
+    wells = ExactWells(n_frames)
+    if own_bath:
+        bath = Thermostatted(wells, 300.0, 5.0, torch.Generator().manual_seed(3))
+        sim = SegmentSimulation(topology, system, bath, platform=REFERENCE)
+        start(sim)
+        return sim
     andersen = openmm.AndersenThermostat(300.0, 20.0)
     andersen.setRandomNumberSeed(5)
     system.addForce(andersen)
-    wells = ExactWells(n_frames)
 
     def damage(segment) -> None:
         if wells.calls % 2 == 0:
             segment.positions[:, 5:] = torch.nan
 
     wells.damage = damage
-    bath = Thermostatted(wells, 300.0, 5.0, torch.Generator().manual_seed(3))
     middle = openmm.LangevinMiddleIntegrator(300.0, 5.0, 0.001)
     middle.setRandomNumberSeed(5)
-    sim = SegmentSimulation(
-        topology, system, bath, platform=REFERENCE,
-        fallback=middle,
-    )  # fmt: skip
+    sim = SegmentSimulation(topology, system, wells, platform=REFERENCE, fallback=middle)
     start(sim)
     return sim
 
@@ -51,21 +52,23 @@ def everything(sim) -> tuple:
     )
 
 
+@pytest.mark.parametrize("own_bath", [False, True])
 @pytest.mark.parametrize("at", [0, 3, 8, 13, 15])
-def test_going_on_from_a_checkpoint_is_exact(tmp_path, at) -> None:
+def test_going_on_from_a_checkpoint_is_exact(tmp_path, at, own_bath) -> None:
     file = str(tmp_path / "some.chk")
-    sim = simulation()
+    sim = simulation(own_bath=own_bath)
     sim.step(at)
     sim.saveCheckpoint(file)
     sim.step(30)
-    fresh = simulation()
+    fresh = simulation(own_bath=own_bath)
     fresh.step(2)
     fresh.loadCheckpoint(file)
     assert fresh.currentStep == at
     fresh.step(30)
     assert everything(fresh) == everything(sim)
     assert fresh.statistics() == sim.statistics()
-    assert sim.statistics().frames_by["INTEGRATOR"] > 0
+    if not own_bath:
+        assert sim.statistics().frames_by["INTEGRATOR"] > 0
     sim.loadCheckpoint(file)  # back to where it was
     sim.step(30)
     assert everything(fresh) == everything(sim)
