@@ -34,7 +34,7 @@ from egno_md.propagators.resonance import FastestVibration, warn_of_resonance
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import EnergyForces, Potential
 from egno_md.segment import Segment
-from egno_md.state import State
+from egno_md.state import Molecule, State
 from egno_md.units import ACCELERATION_PER_FORCE
 
 
@@ -136,11 +136,12 @@ class _TwoSteps(OnFrameGrid):
         Raises:
             ValueError: if a number is out of range or a step is no multiple, naming both.
         """
+        _check_grids(inner_step_fs, outer_step_fs, frame_interval_fs)
         self._inner, self._outer = RememberedPotential(inner), RememberedPotential(outer)
         impulse = _Impulse(self._outer, self._inner)
         self._loop = KickDriftKick(impulse, outer_step_fs, frame_interval_fs, n_frames)
         outer_step = self._loop.timestep_fs
-        ratio = outer_step / inner_step_fs if 0.0 < inner_step_fs < math.inf else 0.0
+        ratio = outer_step / inner_step_fs
         count = round(ratio)
         if count < 1 or abs(ratio - count) > 1e-6 * ratio:
             raise ValueError(
@@ -150,6 +151,7 @@ class _TwoSteps(OnFrameGrid):
         self.inner_per_outer = count
         self._check_resonance = check_resonance
         self._vibration: FastestVibration | None = None
+        self._asked_of_resonance = False
 
     @property
     def inner_step_fs(self) -> float:
@@ -167,7 +169,7 @@ class _TwoSteps(OnFrameGrid):
         return None if self._vibration is None else self._vibration.period_fs
 
     def evaluations(self) -> Evaluations:
-        """Counts of force evaluations so far."""
+        """Counts of force evaluations so far, those before a restart too."""
         probing = 0 if self._vibration is None else self._vibration.n_evaluations
         return Evaluations(self._outer.evaluations, self._inner.evaluations, probing)
 
@@ -188,24 +190,36 @@ class _TwoSteps(OnFrameGrid):
         return self._loop.advance(state, n_frames, self._drift(state))
 
     def restart_state(self) -> dict[str, Tensor]:
-        """The remembered forces of both potentials."""
-        return named_under("correction", self._loop.restart_state()) | named_under(
-            "inner", self._inner.restart_state()
-        )
+        """The remembered forces of both potentials, the counts, and the fastest vibration."""
+        saved = named_under("correction", self._loop.restart_state())
+        saved |= named_under("inner", self._inner.restart_state())
+        counts = [self._outer.evaluations, self._inner.evaluations]
+        saved["evaluations"] = torch.tensor(counts)
+        if self._vibration is not None:
+            saved |= named_under("vibration", _vibration_saved(self._vibration))
+        return saved
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `restart_state` gave."""
+        """Take back what `restart_state` gave; records without counts are of earlier versions."""
         self._loop.restore(taken_from("correction", saved))
         self._inner.restore(taken_from("inner", saved))
+        if "evaluations" in saved:
+            counts = saved["evaluations"].tolist()
+            self._outer.evaluations, self._inner.evaluations = counts
+        if "vibration.period_fs" in saved:
+            self._vibration = _vibration_restored(taken_from("vibration", saved))
+            self._asked_of_resonance = False
 
     def _probe(self, state: State) -> None:
-        """Look for the fastest vibration, once for a set of atoms."""
-        if not self._check_resonance or (
-            self._vibration is not None and self._vibration.is_of(state.molecule)
-        ):
+        """Look for the fastest vibration, once for a set of atoms; warn once after a restart."""
+        if not self._check_resonance:
             return
-        self._vibration = FastestVibration.of(self._inner.potential, state)
-        warn_of_resonance(self._vibration.period_fs, self.outer_step_fs)
+        if self._vibration is None or not self._vibration.is_of(state.molecule):
+            self._vibration = FastestVibration.of(self._inner.potential, state)
+            self._asked_of_resonance = False
+        if not self._asked_of_resonance:
+            self._asked_of_resonance = True
+            warn_of_resonance(self._vibration.period_fs, self.outer_step_fs)
 
     def _drift(self, state: State) -> Drift:
         """Inner steps that fill an outer one."""
@@ -308,3 +322,34 @@ class MultipleTimeStepLangevin(_TwoSteps):
         """Take back what `restart_state` gave."""
         self._bath.restore(saved)
         super().restore(saved)
+
+
+def _check_grids(inner_step_fs: float, outer_step_fs: float, frame_interval_fs: float) -> None:
+    """Refuse steps that are not positive, and frames between two outer steps."""
+    steps = {"inner_step_fs": inner_step_fs, "outer_step_fs": outer_step_fs}
+    for name, value in (steps | {"frame_interval_fs": frame_interval_fs}).items():
+        if not 0.0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be a positive number of fs")
+    ratio = frame_interval_fs / outer_step_fs
+    count = max(1, round(ratio))
+    if abs(ratio - count) > 1e-6 * ratio:
+        raise ValueError(
+            f"frame_interval_fs {frame_interval_fs} is not a multiple of outer_step_fs "
+            f"{outer_step_fs}; choose, for example, frame_interval_fs {count * outer_step_fs:g}"
+        )
+
+
+def _vibration_saved(vibration: FastestVibration) -> dict[str, Tensor]:
+    """A vibration as tensors, with what says of which atoms it is."""
+    return {
+        "numbers": vibration.molecule.numbers,
+        "masses": vibration.molecule.masses,
+        "period_fs": torch.tensor(vibration.period_fs, dtype=torch.float64),
+        "n_evaluations": torch.tensor(vibration.n_evaluations),
+    }
+
+
+def _vibration_restored(saved: Mapping[str, Tensor]) -> FastestVibration:
+    """What `_vibration_saved` made tensors of."""
+    molecule = Molecule(saved["numbers"], saved["masses"])
+    return FastestVibration(molecule, float(saved["period_fs"]), int(saved["n_evaluations"]))

@@ -36,6 +36,7 @@ from torch import Tensor
 from egno_md.propagators.fine_slabs import FineSlabs, Recipe, SolvedSlab
 from egno_md.propagators.own_baths import draws_noise, has_bath
 from egno_md.propagators.parareal_report import PararealReport
+from egno_md.propagators.restart import named_under, taken_from
 from egno_md.propagators.slab_window import Slab, SlabFrames, SlabWindow
 from egno_md.roles import Propagator
 from egno_md.segment import Event, MadeBy, Segment
@@ -174,11 +175,15 @@ class Parareal:
         return self._segment(state, kept, events)
 
     def restart_state(self) -> dict[str, Tensor]:
-        """The length of the next window; both propagators depend on nothing but the state."""
-        return {"window": torch.tensor(self._size)}
+        """The length of the next window and the report so far.
+
+        Both propagators depend on nothing but the state.
+        """
+        report = named_under("report", self.report.to_tensors())
+        return {"window": torch.tensor(self._size)} | report
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `restart_state` gave.
+        """Take back what `restart_state` gave; a record of an earlier version has no report.
 
         Raises:
             ValueError: if the record is not of parareal with so many slabs.
@@ -189,6 +194,7 @@ class Parareal:
                 f"the restart record has a window of {size} slabs; 1 to {self.n_slabs} are possible"
             )
         self._size = size
+        self.report = PararealReport.from_tensors(taken_from("report", saved))
 
     def _lengths(self, n_frames: int) -> list[int]:
         """Frames of each slab of the next window."""

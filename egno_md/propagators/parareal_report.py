@@ -15,14 +15,31 @@ the limit of many workers and g = o = 0.)
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Final, Self
+
+import torch
+from torch import Tensor
 
 from egno_md.propagators.fine_slabs import SolvedSlab
 from egno_md.propagators.slab_window import SlabWindow
 
 #: Windows and slab times that are remembered.
 _MEMORY = 1000
+
+#: Fields of a report by their kind, in the order of restart records.
+_COUNTS: Final = (
+    "slabs",
+    "serial_slabs",
+    "iterations",
+    "fine_solves",
+    "coarse_solves",
+    "refusals",
+)
+_SECONDS: Final = ("wall_s", "fine_cpu_s", "coarse_cpu_s")
+_LATEST: Final = ("coarse_alone_cpu_s", "alone_cpu_s", "alone_wall_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +194,56 @@ class PararealReport:
         self.serial_slabs += n_slabs
         self.fine_solves += n_slabs
         self.fine_cpu_s += cpu_s
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return all of it as tensors of a restart record; `from_tensors` reads them."""
+        windows = [
+            (
+                w.n_slabs,
+                w.n_accepted,
+                w.iterations,
+                w.fine_solves,
+                w.coarse_solves,
+                len(w.changes_A),
+            )
+            for w in self.windows
+        ]
+        reasons = "\n".join(w.reason.replace("\n", " ") for w in self.windows)
+        seconds = {name: getattr(self, name) for name in (*_SECONDS, *_LATEST)}
+        return {
+            "counts": torch.tensor([getattr(self, name) for name in _COUNTS]),
+            "windows": torch.tensor(windows, dtype=torch.int64).reshape(-1, 6),
+            "changes_A": torch.tensor(
+                [c for w in self.windows for c in w.changes_A], dtype=torch.float64
+            ),
+            "reasons": torch.tensor(list(reasons.encode()), dtype=torch.uint8),
+        } | {name: torch.tensor(value, dtype=torch.float64) for name, value in seconds.items()}
+
+    @classmethod
+    def from_tensors(cls, saved: Mapping[str, Tensor]) -> Self:
+        """Read what `to_tensors` gave.
+
+        Args:
+            saved: the tensors; an empty report where there are none.
+        """
+        report = cls()
+        if "counts" not in saved:
+            return report
+        for name, count in zip(_COUNTS, saved["counts"].tolist(), strict=True):
+            setattr(report, name, count)
+        for name in (*_SECONDS, *_LATEST):
+            setattr(report, name, saved[name].tolist())
+        reasons = bytes(saved["reasons"].tolist()).decode().split("\n")
+        changes = saved["changes_A"].tolist()
+        for row, reason in zip(saved["windows"].tolist(), reasons, strict=False):
+            n_slabs, n_accepted, iterations, fine_solves, coarse_solves, n = row
+            mine, changes = tuple(changes[:n]), changes[n:]
+            report.windows.append(
+                WindowReport(
+                    n_slabs, n_accepted, iterations, mine, fine_solves, coarse_solves, reason
+                )
+            )
+        return report
 
     def text(self) -> str:
         """Return a few lines for people."""

@@ -215,8 +215,28 @@ def test_segments_join_and_restart_bit_for_bit(assert_same) -> None:
         fresh = make(seed=9) if make is bathed else make()
         fresh.restore(saved)
         assert_same(fresh.advance(first.last, 4), rest)
-        if make is two_steps:
-            assert fresh.evaluations().outer == 8  # the first forces were in the record
+        # Counts go on, and the first forces were in the record.
+        assert fresh.evaluations() == short.evaluations()
+        assert fresh.fastest_period_fs == short.fastest_period_fs
+        old = {k: v for k, v in saved.items() if k.split(".")[0] in ("correction", "inner")}
+        if make is two_steps:  # an earlier version kept no counts
+            fresh = make()
+            fresh.restore(old)
+            assert_same(fresh.advance(first.last, 4), rest)
+            assert fresh.evaluations().outer == 8
+
+
+def test_a_restarted_run_knows_its_counts_and_warns_again() -> None:
+    state = State.at_rest(crowd_of(1).molecule, ACCURATE.centres)
+    going, fresh = (two_steps(outer_fs=6.0, interval_fs=12.0, n=1) for _ in "ab")
+    with pytest.warns(RuntimeWarning, match="resonates"):
+        middle = going.advance(state).last
+    fresh.restore(going.restart_state())
+    assert fresh.evaluations() == going.evaluations()
+    assert fresh.fastest_period_fs == going.fastest_period_fs
+    with pytest.warns(RuntimeWarning, match="resonates"):
+        fresh.advance(middle)
+    assert fresh.evaluations().probing == 24
 
 
 def test_the_fastest_period_is_found_in_the_potential() -> None:
@@ -263,9 +283,9 @@ def test_the_resonance_is_real() -> None:
     [
         ({"inner_fs": 0.3}, "outer step of 2 fs is not a multiple of the inner one of 0.3 fs"),
         ({"inner_fs": 4.0}, "not a multiple"),
-        ({"inner_fs": -1.0}, "not a multiple"),
-        ({"inner_fs": math.nan}, "not a multiple"),
-        ({"outer_fs": 3.0}, "frame_interval_fs 4.0 is not a multiple"),
+        ({"inner_fs": -1.0}, "inner_step_fs is -1.0; it must be a positive number"),
+        ({"inner_fs": math.nan}, "inner_step_fs is nan; it must be a positive number"),
+        ({"outer_fs": 3.0}, "frame_interval_fs 4.0 is not a multiple of outer_step_fs 3.0; .* 3$"),
         ({"outer_fs": 0.0}, "must be a positive number"),
         ({"n": 0}, "at least one frame"),
     ],

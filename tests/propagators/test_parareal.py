@@ -13,7 +13,7 @@ from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.fine_slabs import FineSlabs, verlet_with
 from egno_md.propagators.parareal import Parareal
-from egno_md.propagators.parareal_report import parallel_time
+from egno_md.propagators.parareal_report import PararealReport, parallel_time
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import EnergyForces, Propagator
 from egno_md.segment import MadeBy
@@ -226,7 +226,18 @@ def test_a_restarted_run_is_the_uninterrupted_one_bit_for_bit(assert_same) -> No
         assert int(saved["window"]) < 8
         expected = going.advance(middle)
         fresh.restore(saved)
+        before = Parareal(verlet(0.3), verlet(), n_slabs=8, frames_per_slab=3)
+        before.restore(saved)
         assert_same(fresh.advance(middle), expected)
+        old = Parareal(verlet(0.3), verlet(), n_slabs=8, frames_per_slab=3)
+        old.restore({"window": saved["window"]})  # an earlier version kept no report
+        assert_same(old.advance(middle), expected)
+    for name in ("slabs", "serial_slabs", "iterations", "fine_solves", "coarse_solves", "refusals"):
+        assert getattr(fresh.report, name) == getattr(going.report, name), name
+    assert fresh.report.windows == going.report.windows
+    assert 0 < old.report.slabs < going.report.slabs
+    assert 0 < before.report.wall_s < fresh.report.wall_s
+    assert before.report == PararealReport.from_tensors(before.report.to_tensors())
 
 
 def test_a_bath_goes_around_it() -> None:
