@@ -79,10 +79,12 @@ class EffectiveSamples:
     def to_json(self, cpu_s: float) -> dict[str, Any]:
         """Return the fields for run.json, with rates per second of processor time.
 
+        A run that is too short to tell has no rates.
+
         Args:
             cpu_s: processor time of the run; NaN when unknown.
         """
-        known = 0.0 < cpu_s < math.inf
+        known = 0.0 < cpu_s < math.inf and not self.too_short
         return {
             **asdict(self),
             "too_short_to_tell": self.too_short,
@@ -99,11 +101,15 @@ class EffectiveSamples:
         few = f"{self.needed:g} in {self.n_replicas} replicas"
         if self.mean < self.needed:
             return f"effective samples of slow coordinates: too short to tell (below {few})"
-        text = f"{self.mean:.0f} effective samples of slow coordinates{_rate(self.mean, cpu_s)}"
+        text = f"{self.mean:.0f} effective samples of slow coordinates"
         if self.too_short:
-            return f"{text}; too short to tell for the slowest, {self.slowest_name} (below {few})"
+            # A rate would be that of a run hardly longer than its correlations, which flatters.
+            return (
+                f"{text} on average; too short to tell for the slowest, {self.slowest_name} "
+                f"(below {few}), so no rate is given"
+            )
         slowest = f"{self.slowest:.0f}{_rate(self.slowest, cpu_s)}"
-        return f"{text}; {slowest}, of the slowest, {self.slowest_name}"
+        return f"{text}{_rate(self.mean, cpu_s)}; {slowest}, of the slowest, {self.slowest_name}"
 
 
 def _rate(n: float, cpu_s: float) -> str:

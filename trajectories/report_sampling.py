@@ -46,11 +46,11 @@ def sampling_section(record: RunRecord) -> list[str]:
         return [*parts, html.paragraph("There were no proposals yet.")]
     sentences = [f"{s[:1].upper()}{s[1:]}." for s in sampling_sentences(facts)]
     n = effective_samples(record.potential_energies[:, 1:])
-    if n == n and record.cpu_s > 0:
-        sentences.append(
-            f"{n:.0f} effective samples of the potential energy, {n / record.cpu_s:.3g} per "
-            "CPU-second."
-        )
+    if n == n:
+        # The energy forgets sooner than shapes do: its rate is no rate of a run too short for them.
+        known = record.cpu_s > 0 and not (record.effective and record.effective.too_short)
+        rate = f", {n / record.cpu_s:.3g} per CPU-second" if known else ""
+        sentences.append(f"{n:.0f} effective samples of the potential energy{rate}.")
     parts.append(html.paragraph(" ".join(sentences)))
     target = record.config.get("guard")
     text = (

@@ -72,7 +72,8 @@ def test_classical_run_leaves_everything(words, tmp_path, capsys):
     worth = record["effective_samples"]
     # Two molecules for 60 fs: nothing has moved far, and the run says so.
     assert worth["too_short_to_tell"]
-    assert worth["slowest_per_cpu_s"] == pytest.approx(worth["slowest"] / record["cpu_s"])
+    assert worth["slowest_per_cpu_s"] is None
+    assert "per CPU-second" not in said
     assert "too short to tell" in said
     assert "too short to tell" in (out / "report.html").read_text()
     assert record["n_frames"] == 31

@@ -81,6 +81,20 @@ def test_replicas_shorter_than_their_memory_are_too_short_however_many():
     assert not longer.too_short
 
 
+def test_no_rate_where_the_slowest_is_too_short_to_tell():
+    slow, fast = relaxing(0.999, (4, 400), seed=1), relaxing(0.0, (4, 400), seed=2)
+    series = torch.stack([fast] * 19 + [slow], -1)
+    found = count_effective(series, (*"abcdefghijklmnopqrs", "torsion"), 1.0)
+    assert found.mean > found.needed > found.slowest
+    said = found.sentence(2.0)
+    assert f"{found.mean:.0f} effective samples of slow coordinates on average" in said
+    assert "too short to tell for the slowest, torsion (below 12 in 4 replicas)" in said
+    assert "CPU-second" not in said
+    fields = found.to_json(2.0)
+    assert (fields["mean_per_cpu_s"], fields["slowest_per_cpu_s"]) == (None, None)
+    assert fields["mean"] == found.mean
+
+
 def test_one_torsion_about_each_bond_heavy_where_possible():
     assert slow_torsions(BUTANE).tolist() == [[4, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 5]]
     assert slow_pairs(BUTANE).tolist() == [[0, 3], [0, 5], [1, 5], [2, 4], [3, 4], [4, 5]]
