@@ -67,6 +67,7 @@ _MODEL_CLASSES: Final[Mapping[str, tuple[str, str]]] = {
     "egno": ("egno_md.models.egno", "EGNO"),
     "escn": ("egno_md.models.escn", "ESCN"),
     "distance-network": ("egno_md.models.distance_network", "DistanceNetwork"),
+    "local-distance-network": ("egno_md.models.local_distance_network", "LocalDistanceNetwork"),
 }
 
 

@@ -34,7 +34,7 @@ UNITS: Final[Mapping[str, str]] = {
 ARCHITECTURES: Final[Mapping[str, tuple[str, ...]]] = {
     "egno": ("hamiltonian-egno", "egno"),
     "escn": ("escn-md", "escn"),
-    "distance": ("distance-network",),
+    "distance": ("distance-network", "local-distance-network"),
 }
 
 #: The largest bundle.json that is read.

@@ -23,6 +23,9 @@ from egno_md.config import TrainConfig
 from egno_md.data.frames import DenseFrames, LabelledFrames
 from egno_md.data.reference_md import Sampling, sample_frames
 from egno_md.models.distance_network import DistanceNetwork
+from egno_md.models.local_distance_network import LocalDistanceNetwork
+from egno_md.models.molecule_parts import fragments_of
+from egno_md.models.one_molecule import OneMolecule
 from egno_md.propagators.distance_potential import DistancePotential
 from egno_md.roles import Potential
 from egno_md.state import Molecule, State
@@ -49,6 +52,12 @@ OWN_EQUILIBRATION_FS: Final = 500.0
 #: Frames above the lowest by more than so many times the energy of equipartition at the highest
 #: temperature are left out: torn molecules would rule the loss.
 _HIGHEST: Final = 6.0
+
+#: Where fewer than this share of the frames are left, the dynamics has failed.
+_FEWEST: Final = 0.25
+
+#: Molecules of more atoms, or several, are learned in parts.
+WHOLE_ATOMS: Final = 15
 
 _FRAMES_AT_ONCE: Final = 1024
 
@@ -123,7 +132,7 @@ def _warn_of_a_poor_copy(measures: Mapping[str, float]) -> None:
 class _Course:
     """How a training went, and with what."""
 
-    model: DistanceNetwork
+    model: OneMolecule
     constitution: str
     training: LabelledFrames
     validation: LabelledFrames
@@ -180,7 +189,7 @@ class _Labelled:
         self._parts: list[tuple[LabelledFrames, LabelledFrames]] = []
         self._cache = work_folder(config) / "data"
 
-    def frames(self, k: int, model: DistanceNetwork) -> tuple[LabelledFrames, LabelledFrames]:
+    def frames(self, k: int, model: OneMolecule) -> tuple[LabelledFrames, LabelledFrames]:
         """Training and validation frames of all rounds up to one."""
         config, (share, _) = self.config, ROUNDS[k]
         least = len(config.temperatures_K)
@@ -194,11 +203,11 @@ class _Labelled:
         training, validation = zip(*self._parts, strict=True)
         return LabelledFrames.join(training), LabelledFrames.join(validation)
 
-    def test(self, model: DistanceNetwork) -> LabelledFrames:
+    def test(self, model: OneMolecule) -> LabelledFrames:
         """Frames of the finished network's own dynamics."""
         return self._drawn(model, self.config.n_test, len(ROUNDS))
 
-    def _drawn(self, model: DistanceNetwork | None, n: int, stream: int) -> LabelledFrames:
+    def _drawn(self, model: OneMolecule | None, n: int, stream: int) -> LabelledFrames:
         """Frames of the network's dynamics, or of the potential's, labelled by the potential."""
         config, how = self.config, sampling_of(self.config, 0)
         how = replace(how, seed=1000 * config.seed + stream)
@@ -243,20 +252,24 @@ class _Labelled:
         lowest = float(self.potential.energies(self.start))
         lowest = min(lowest, float(frames.energies.min()))
         good = frames.energies < lowest + _HIGHEST * 1.5 * n_atoms * kT
-        if not bool(good.any()):
+        n, left = frames.n_frames, int(good.sum())
+        if left < min(2, n) or left < _FEWEST * n:
             raise ValueError(
-                f"all frames have energies of more than {_HIGHEST:g} times equipartition above the "
-                "lowest; start from a relaxed structure"
+                f"{n - left} of {n} frames have energies of more than {_HIGHEST:g} times "
+                "equipartition above the lowest; start from a relaxed structure"
             )
         return frames.select(good)
 
 
-def _network(config: TrainConfig, numbers: Tensor, bonds: Tensor) -> DistanceNetwork:
-    """An untrained network of the job's width."""
-    width = {} if config.n_hidden is None else {"width": config.n_hidden}
+def _network(config: TrainConfig, numbers: Tensor, bonds: Tensor) -> OneMolecule:
+    """An untrained network of the job's width: of all distances, or of those within parts."""
+    what = numbers.tolist(), bonds.tolist()
+    whole = len(numbers) <= WHOLE_ATOMS and len(fragments_of(*what).atoms) == 1
+    kind = DistanceNetwork if whole else LocalDistanceNetwork
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = DistanceNetwork(numbers.tolist(), bonds.tolist(), **width)
+        n_hidden = config.n_hidden
+        model = kind(*what) if n_hidden is None else kind(*what, width=n_hidden)
     return model.to(device=config.device, dtype=getattr(torch, config.dtype))
 
 
@@ -271,7 +284,7 @@ def _with_bonds(start: State) -> Molecule:
 
 def _fit(
     config: TrainConfig,
-    model: DistanceNetwork,
+    model: OneMolecule,
     training: LabelledFrames,
     validation: LabelledFrames,
     share: float,
@@ -287,15 +300,11 @@ def _fit(
         cpu_minutes=None if config.cpu_minutes is None else share * config.cpu_minutes,
     )
     frames, held_out = (_on(config.device, part.dense()) for part in (training, validation))
-    groups = [torch.tensor(group) for group in model.alike]
     rms = float(frames.forces.square().mean().sqrt())
 
     def sample(step: int, draw: torch.Generator) -> _Batch:
         rows = torch.randint(training.n_frames, (settings.batch_size,), generator=draw)
-        atoms = torch.arange(frames.positions.shape[1]).repeat(len(rows), 1)
-        for group in groups:
-            order = torch.rand((len(rows), len(group)), generator=draw).argsort(1)
-            atoms[:, group] = group[order]
+        atoms = model.shuffled(len(rows), draw)
         at = rows[:, None]
         return _Batch(frames.positions[at, atoms], frames.energies[rows], frames.forces[at, atoms])
 
@@ -334,7 +343,7 @@ def held_out_errors(network: nn.Module, frames: DenseFrames) -> dict[str, float]
     """Errors of energies and forces.
 
     Args:
-        network: a `DistanceNetwork`.
+        network: of distances.
         frames: labelled, of its molecule.
 
     Returns:
@@ -349,5 +358,5 @@ def held_out_errors(network: nn.Module, frames: DenseFrames) -> dict[str, float]
         "force_mae_meV_per_A": 1e3 * float(off.abs().mean()),
         "force_rmse_meV_per_A": 1e3 * float(off.square().mean().sqrt()),
         "force_missed_percent": 100.0 * float(off.norm() / frames.forces.norm()),
-        "energy_spread_meV": 1e3 * float((energies - frames.energies).std()),
+        "energy_spread_meV": 1e3 * float((energies - frames.energies).std(correction=0)),
     }

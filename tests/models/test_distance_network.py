@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from egno_md.data.structures import read_structure
-from egno_md.models.distance_network import DistanceNetwork, alike_atoms
+from egno_md.models.distance_network import DistanceNetwork
+from egno_md.models.molecule_parts import alike_atoms
 
 ETHANOL = read_structure("egno_md/examples/ethanol.xyz")
 

@@ -12,6 +12,7 @@ from egno_md.config import DISTANCE_DEFAULTS, TrainConfig, make_job
 from egno_md.data.frame_files import save_frames
 from egno_md.data.frames import LabelledFrames
 from egno_md.data.structures import read_structure
+from egno_md.propagators.distance_potential import DistancePotential
 from egno_md.training import distance_training
 from egno_md.training.distance_training import held_out_errors, train_distance
 from tests.training.springs import Springs
@@ -60,7 +61,7 @@ def job(tmp_path, water, monkeypatch):
 
 
 def test_it_learns_springs_and_says_what_it_misses(job, water):
-    bundle = load_bundle(train_distance(job(), "a command"), kind="distance")
+    bundle = load_bundle(train_distance(job(n_steps=360), "a command"), kind="distance")
     assert bundle.card.held_out["force_missed_percent"] < 15.0
     assert bundle.card.architecture["numbers"] == [8, 1, 1]
     assert bundle.card.training["n_test"] == 60
@@ -78,6 +79,25 @@ def test_it_learns_springs_and_says_what_it_misses(job, water):
         springs.forces(x),
     )
     assert held_out_errors(model, frames.dense())["force_missed_percent"] < 20.0
+
+
+def test_several_molecules_are_learned_in_parts(job, tmp_path):
+    atoms = WATER.splitlines()[2:]
+    moved = [f"{a} {float(x) + 3.0} {y} {z}" for a, x, y, z in map(str.split, atoms)]
+    file = tmp_path / "two.xyz"
+    file.write_text("\n".join(["6", "two waters", *atoms, *moved]) + "\n")
+    with_two = {"structure": str(file), "out": str(tmp_path / "two.bundle"), "n_steps": 300}
+    with pytest.MonkeyPatch.context() as changed:
+        springs = Springs.of(str(file))
+        changed.setattr(distance_training, "open_potential", lambda name, structure: springs)
+        bundle = load_bundle(train_distance(job(**with_two, n_samples=500)), kind="distance")
+    assert bundle.card.architecture["name"] == "local-distance-network"
+    assert bundle.card.held_out["force_missed_percent"] < 30.0
+    model = build_model(bundle)
+    assert len(model.first_weight) == 2  # one water, and two of them
+    start = read_structure(str(file))
+    potential = DistancePotential(bundle)
+    assert torch.isfinite(potential.energies(start)).all()
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(job, tmp_path, monkeypatch):
