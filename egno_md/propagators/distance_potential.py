@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from egno_md.models.distance_network import DistanceNetwork
+from egno_md.models.one_molecule import OneMolecule
 from egno_md.propagators.network_evaluation import check_finite, evaluation_copy
 from egno_md.roles import EnergyForces
 from egno_md.state import Molecule, State
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class DistancePotential:
-    """Energies and forces of a `DistanceNetwork`, all replicas in one batch.
+    """Energies and forces of a network of distances, all replicas in one batch.
 
     Meant as what proposes in Metropolised segments, as the inner force of multiple time steps, or
     to explore: a trusted potential should have the last word.
@@ -26,7 +26,7 @@ class DistancePotential:
 
     def __init__(
         self,
-        model: DistanceNetwork | Bundle,
+        model: OneMolecule | Bundle,
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
@@ -34,15 +34,15 @@ class DistancePotential:
         """Take a private copy of the network, ready for evaluation.
 
         Args:
-            model: a `DistanceNetwork`, or a bundle that holds one.
+            model: a `DistanceNetwork` or `LocalDistanceNetwork`, or a bundle that holds one.
             device: where to compute.
             dtype: float32 or float64; the network's own when None.
 
         Raises:
             ValueError: if the bundle holds another kind of model, or for another dtype.
         """
-        needs = 'a "distance-network" is needed here'
-        own = evaluation_copy(model, DistanceNetwork, needs, device=device, dtype=dtype)
+        needs = 'a "distance-network" or "local-distance-network" is needed here'
+        own = evaluation_copy(model, OneMolecule, needs, device=device, dtype=dtype)
         self.model = own.requires_grad_(False)
         self.device = torch.device(device)
         self._layers = own.folded()
