@@ -34,7 +34,7 @@ from egno_md.propagators.restart import named_under, taken_from
 from egno_md.propagators.reversible_maps import refuse_irreversible, refuse_undeclared
 from egno_md.roles import Potential, Propagator
 from egno_md.segment import MadeBy, Segment
-from egno_md.state import Molecule, State, kinetic_energy
+from egno_md.state import Molecule, State, kinetic_energy, maxwell_boltzmann
 from egno_md.units import BOLTZMANN_EV_PER_K
 
 #: Largest total momentum that a map may give to a molecule at rest, as a share of what the
@@ -147,8 +147,7 @@ class Metropolised:
         if count < 1:
             raise ValueError(f"n_frames is {count}; ask for at least one frame")
         if not self._way_back_tried:
-            refuse_irreversible(self.proposal, state, self.proposal_frames)
-            self._way_back_tried = True
+            self._try_the_way_back(state)
         here = _Sample(state, *self._energies_at_start(state))
         after = torch.arange(1, count + 1, dtype=torch.float64)
         samples: list[_Sample] = []
@@ -191,6 +190,19 @@ class Metropolised:
         self._bath.restore(saved)
         self._known = taken_from("known", saved)
         self.proposal.restore(taken_from("proposal", saved))
+
+    def _try_the_way_back(self, state: State) -> None:
+        """Refuse a map that is not reversible; with thermal velocities, for a start may be at rest.
+
+        They come from a stream of their own: trying changes nothing of what follows.
+        """
+        noise = torch.Generator().manual_seed(0)
+        one = state.replica(0)
+        v = maxwell_boltzmann(one.molecule, 1, self.temperature_K, noise).to(one.velocities)
+        if self.zero_momentum:
+            v = without_drift(one.molecule, v)
+        refuse_irreversible(self.proposal, one.with_(velocities=v), self.proposal_frames)
+        self._way_back_tried = True
 
     def _next(self, here: _Sample) -> _Sample:
         """Refresh the velocities, propose, accept or reject."""

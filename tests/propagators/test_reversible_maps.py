@@ -3,15 +3,21 @@
 import pytest
 import torch
 
+from egno_md.data.structures import read_structure
 from egno_md.propagators.classical import Langevin, VelocityVerlet
+from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.metropolised import Metropolised
 from egno_md.propagators.rest_start_force import RestStartForce
 from egno_md.propagators.reversible_maps import (
+    WayBack,
     jacobian_by_differences,
     refuse_irreversible,
     refuse_undeclared,
     reversal_error_A,
+    way_back,
 )
 from egno_md.propagators.thermostat import Thermostatted
+from egno_md.state import maxwell_boltzmann
 from egno_md.testing.propagator_checks import symplectic_error, volume_error
 from tests.benchmarks.springs import Springs, start
 
@@ -51,6 +57,47 @@ def test_a_direct_map_does_neither(damaged):
         refuse_irreversible(liar, here)
 
 
+@pytest.mark.parametrize("length", [1, 5, 40])
+@pytest.mark.parametrize("factor", [0.999, 1.001])
+def test_a_little_friction_is_found_whatever_is_declared(damaged, factor, length):
+    """A tenth of a per cent per segment, of one frame and of 40: 4 to 160 fs."""
+    liar = damaged(
+        VelocityVerlet(Springs(), 0.5, 4.0, 1), lambda segment: segment.velocities.mul_(factor)
+    )
+    refuse_undeclared(liar)
+    missed = way_back(liar, start(3), length)
+    assert 1e-3 < missed.velocities < 0.1
+    with pytest.raises(ValueError, match=r"and 0.00\d+ of the velocities, where .* are allowed"):
+        refuse_irreversible(liar, start(3), length)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_networks_in_float32_pass_and_with_friction_do_not(damaged, dtype):
+    here = read_structure("egno_md/examples/ethanol.xyz")
+    noise = torch.Generator().manual_seed(2)
+    v = maxwell_boltzmann(here.molecule, 1, 300.0, noise)
+    here = here.with_(positions=here.positions.to(dtype), velocities=v.to(dtype))
+    network = LearnedPropagator.from_bundle("ethanol-egno", here.molecule)
+    for n_frames in (1, 12, 84):
+        refuse_irreversible(network, here, n_frames)
+    missed = way_back(network, here, 12)
+    assert missed.within(WayBack(1e-5, 1e-4) if dtype == torch.float32 else WayBack(1e-13, 1e-13))
+    liar = damaged(network, lambda segment: segment.velocities.mul_(0.999))
+    with pytest.raises(ValueError, match="of the velocities"):
+        refuse_irreversible(liar, here)
+
+
+def test_a_map_that_says_nothing_at_rest_is_tried_in_motion(damaged):
+    """At rest in a minimum nothing moves, and nothing is lost."""
+    liar = damaged(VelocityVerlet(Springs(), 0.5, 4.0, 2), lambda s: s.velocities.mul_(0.999))
+    still = start(1).with_(velocities=torch.zeros((1, 3, 3), dtype=torch.float64))
+    assert way_back(liar, still) == WayBack(0.0, 0.0)
+    noise = torch.Generator().manual_seed(0)
+    sampler = Metropolised(liar, Springs(), 300.0, 5.0, noise)
+    with pytest.raises(ValueError, match="cannot propose 8 fs"):
+        sampler.advance(still)
+
+
 def test_its_rest_start_force_does_both(damaged):
     force = RestStartForce(direct(damaged))
     assert force.span_fs == 4.0
@@ -75,14 +122,18 @@ def test_baths_are_refused_by_what_they_declare():
     verlet = VelocityVerlet(Springs(), 0.5, 4.0, 2)
     kicked = Thermostatted(verlet, 300.0, 5.0, torch.Generator().manual_seed(0))
     for propagator in (bath(), kicked):
-        with pytest.raises(ValueError, match="not reversible and not volume preserving, so acc"):
+        with pytest.raises(
+            ValueError, match="not reversible and not volume preserving, so acc"
+        ) as e:
             refuse_undeclared(propagator)
+        # With noise in it there is no such force.
+        assert "RestStartForce" not in str(e.value)
 
 
 def test_one_property_is_not_enough(damaged):
     half = direct(damaged)
     half.volume_preserving = False
-    with pytest.raises(ValueError, match="it is not volume preserving, so"):
+    with pytest.raises(ValueError, match=r"it is not volume preserving, so .* its RestStartForce"):
         refuse_undeclared(half)
 
 
