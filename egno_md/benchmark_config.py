@@ -78,7 +78,7 @@ class BenchmarkConfig(Job):
     temperature_K: float = Field(300.0, gt=0.0, le=1e5)
     """Temperature of the runs (rollouts, cost, guard), K."""
     friction_per_ps: float = Field(10.0, gt=0.0, le=1e4)
-    """Friction of the thermostat (rollouts, guard), 1/ps."""
+    """Friction of the thermostat (rollouts, acceleration, time-steps, guard), 1/ps."""
     reference_ps: float | None = Field(None, gt=0.0)
     """Length of each replica of the classical dynamics that long runs are held against
     (rollouts); none: as long as those runs and as many; else four times as many, ps.

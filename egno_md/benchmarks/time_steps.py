@@ -43,9 +43,8 @@ INNER_FS: Final = 0.25
 VERLET_FS: Final = (0.5, 1.0, 2.0)
 OUTER_FS: Final = (2.0, 2.5, 3.0, 4.0, 5.0)
 
-#: Outer steps under a bath, fs, and its friction, 1/ps.
+#: Steps, and outer steps, under a bath, fs.
 BATH_FS: Final = (1.0, 2.0, 3.0, 4.0)
-BATH_PER_PS: Final = 1.0
 
 #: Length without one, ps, and what comes before, fs.
 _LENGTH_PS: Final = 10.0
@@ -78,13 +77,16 @@ def measure(config: BenchmarkConfig) -> list[Table]:
     """Follow the energy of every scheme.
 
     Args:
-        config: `potentials`, the accurate bundle and a cheap one; `length_ps`, `n_replicas`,
-            temperature and first seed.
+        config: `potentials`, the accurate bundle and a cheap one; `rows` (see `row_names`),
+            `length_ps`, `n_replicas`, temperature, friction of the bath and first seed.
 
     Raises:
         FileNotFoundError: if a bundle or structure is missing.
-        ValueError: if not exactly two potentials are named.
+        ValueError: if not exactly two potentials are named, or there is no such row.
     """
+    for row in config.rows:
+        if row not in row_names():
+            raise ValueError(f"rows has {row!r}; allowed are {', '.join(row_names())}")
     names = config.potentials or _POTENTIALS
     if len(names) != 2:
         raise ValueError(f"potentials are the accurate one and a cheap one, got {len(names)}")
@@ -106,10 +108,17 @@ def measure(config: BenchmarkConfig) -> list[Table]:
         f"{config.seeds[0]}"
     )
     looks = max(3, round(1e3 * length / LOOK_FS))
-    n_rows = len(VERLET_FS) + len(OUTER_FS) + 2 * len(BATH_FS)
-    with progress_bar("time steps", n_rows) as done:
-        pair = _Pair(accurate, cheap, start, looks, done)
-        return [_at_constant_energy(pair, about), _under_a_bath(pair, about, config)]
+    rows = config.rows or row_names()
+    with progress_bar("time steps", len(rows)) as done:
+        pair = _Pair(accurate, cheap, start, looks, rows, done)
+        tables = [_at_constant_energy(pair, about), _under_a_bath(pair, about, config)]
+    return [table for table in tables if table.rows]
+
+
+def row_names() -> tuple[str, ...]:
+    """Rows that there are: a scheme and its step, fs; the last two schemes are under a bath."""
+    steps = {"verlet": VERLET_FS, "two": OUTER_FS, "langevin": BATH_FS, "two-langevin": BATH_FS}
+    return tuple(f"{scheme}-{step:g}" for scheme, some in steps.items() for step in some)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +129,7 @@ class _Pair:
     cheap: Potential
     start: State
     looks: int
+    rows: tuple[str, ...]
     done: Advance
 
 
@@ -134,17 +144,22 @@ def _at_constant_energy(pair: _Pair, about: str) -> Table:
             *("rms about it, meV/atom", "failed after, ps", "CPU s/ps"),
         ),
     )
-    rows: list[tuple[str, float, Propagator]] = [
-        (f"Verlet, {step:g} fs", step, VelocityVerlet(pair.accurate, step, LOOK_FS, 1))
+    rows: dict[str, tuple[str, float, Propagator]] = {
+        f"verlet-{step:g}": (
+            f"Verlet, {step:g} fs",
+            step,
+            VelocityVerlet(pair.accurate, step, LOOK_FS, 1),
+        )
         for step in VERLET_FS
-    ]
+    }
     for step in OUTER_FS:
         given = (pair.cheap, pair.accurate, INNER_FS, step, LOOK_FS, 1)
         two = MultipleTimeStep(*given, check_resonance=False)
-        rows.append((f"two time steps, {step:g} fs", step, two))
-    for name, step, propagator in rows:
-        table.add(name, *_energies(_followed(propagator, pair.start, pair.looks), step))
-        pair.done(1, name)
+        rows[f"two-{step:g}"] = (f"two time steps, {step:g} fs", step, two)
+    for row, (name, step, propagator) in rows.items():
+        if row in pair.rows:
+            table.add(name, *_energies(_followed(propagator, pair.start, pair.looks), step))
+            pair.done(1, name)
     return table
 
 
@@ -152,15 +167,19 @@ def _under_a_bath(pair: _Pair, about: str, config: BenchmarkConfig) -> Table:
     """Temperatures of hydrogens and of the others."""
     table = Table(
         "time-steps-bath",
-        f"{about}, in a Langevin bath of {BATH_PER_PS:g}/ps (BAOAB). Kinetic temperatures, error "
-        "of the mean over replicas; hydrogens over others: 1 in equilibrium.",
+        f"{about}, in a Langevin bath of {config.friction_per_ps:g}/ps (BAOAB). Kinetic "
+        "temperatures, error of the mean over replicas; hydrogens over others: 1 in equilibrium.",
         ("row", "T of hydrogens, K", "T of other atoms, K", "hydrogens over others"),
     )
     for step in BATH_FS:
-        for name in (f"Langevin, {step:g} fs", f"two time steps, {step:g} fs"):
-            bath = (config.temperature_K, BATH_PER_PS, seeded(config.seeds[0], name))
+        for scheme in ("langevin", "two-langevin"):
+            if f"{scheme}-{step:g}" not in pair.rows:
+                continue
+            name = f"{'Langevin' if scheme == 'langevin' else 'two time steps'}, {step:g} fs"
+            draw = seeded(config.seeds[0], name)
+            bath = (config.temperature_K, config.friction_per_ps, draw)
             made: Propagator
-            if name.startswith("Langevin"):
+            if scheme == "langevin":
                 made = Langevin(pair.accurate, step, LOOK_FS, 1, *bath)
             else:
                 grid = (pair.cheap, pair.accurate, INNER_FS, step, LOOK_FS, 1)

@@ -86,3 +86,16 @@ def test_one_potential_is_not_enough(tmp_path, capsys):
     argv = ["benchmark", "time-steps", "--potentials", "ethanol-escn", "--out", str(tmp_path)]
     assert main(argv) != 0
     assert "the accurate one and a cheap one, got 1" in capsys.readouterr().err
+
+
+def test_rows_are_chosen_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(time_steps, "_EQUILIBRATION_FS", 20.0)
+    argv = ["benchmark", "time-steps", "--length-ps", "0.18", "--n-replicas", "2"]
+    argv += ["--out", str(tmp_path), "--friction-per-ps", "7"]
+    assert main([*argv, "--rows", "two-langevin-2"]) == 0
+    (file,) = (tmp_path / "time-steps").glob("*.json")
+    found = json.loads(file.read_text())
+    assert [row[0] for row in found["rows"]] == ["two time steps, 2 fs"]
+    assert "in a Langevin bath of 7/ps" in found["caption"]
+    assert main([*argv, "--rows", "two-langevin-9"]) == 2
+    assert "'two-langevin-9'; allowed are verlet-0.5" in capsys.readouterr().err
