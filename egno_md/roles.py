@@ -50,6 +50,25 @@ class Potential(Protocol):
         ...
 
 
+def refuse_no_potential(name: str, given: object) -> None:
+    """Refuse what is no potential, such as the name of a bundle.
+
+    Args:
+        name: of the argument.
+        given: its value.
+
+    Raises:
+        ValueError: saying how to open a bundle.
+    """
+    if isinstance(given, Potential):
+        return
+    what = f"the name {given!r}" if isinstance(given, str) else f"a {type(given).__name__}"
+    raise ValueError(
+        f"{name} is {what}, which is no potential; open a bundle by "
+        "ESCNPotential.from_bundle(name), or DistancePotential.from_bundle(name) for a quick copy"
+    )
+
+
 @runtime_checkable
 class Propagator(Protocol):
     """Turns a state into the segment that follows it."""

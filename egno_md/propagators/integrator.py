@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from egno_md.roles import EnergyForces, Potential
+from egno_md.roles import EnergyForces, Potential, refuse_no_potential
 from egno_md.segment import MadeBy, Segment
 from egno_md.state import State
 from egno_md.units import ACCELERATION_PER_FORCE
@@ -35,8 +35,10 @@ class KickDriftKick:
             n_frames: frames of a full segment.
 
         Raises:
-            ValueError: if a number is not positive or the interval is not a multiple.
+            ValueError: if the potential is none, a number is not positive or the interval is not
+                a multiple.
         """
+        refuse_no_potential("potential", potential)
         for name, value in (("timestep_fs", timestep_fs), ("frame_interval_fs", frame_interval_fs)):
             if not 0.0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; it must be a positive number of fs")

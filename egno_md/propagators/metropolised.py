@@ -32,7 +32,7 @@ from egno_md.propagators.degrees_of_freedom import degrees_of_freedom, without_d
 from egno_md.propagators.metropolis_counts import MetropolisCounts, MetropolisStatistics
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.propagators.reversible_maps import refuse_irreversible, refuse_undeclared
-from egno_md.roles import Potential, Propagator
+from egno_md.roles import Potential, Propagator, refuse_no_potential
 from egno_md.segment import MadeBy, Segment
 from egno_md.state import Molecule, State, kinetic_energy, maxwell_boltzmann
 from egno_md.units import BOLTZMANN_EV_PER_K
@@ -83,10 +83,11 @@ class Metropolised:
             zero_momentum: sample states of zero total momentum; the proposal must conserve it.
 
         Raises:
-            ValueError: if the proposal does not declare what is needed, or a number is out of
-                range.
+            ValueError: if the proposal does not declare what is needed, the target is no
+                potential, or a number is out of range.
         """
         refuse_undeclared(proposal)
+        refuse_no_potential("target", target)
         frames = proposal.n_frames if proposal_frames is None else proposal_frames
         for name, value in (("proposal_frames", frames), ("n_frames", n_frames)):
             if value < 1:

@@ -32,7 +32,7 @@ from egno_md.propagators.integrator import Drift, KickDriftKick
 from egno_md.propagators.remembered_potential import RememberedPotential
 from egno_md.propagators.resonance import FastestVibration, warn_of_resonance
 from egno_md.propagators.restart import named_under, taken_from
-from egno_md.roles import EnergyForces, Potential
+from egno_md.roles import EnergyForces, Potential, refuse_no_potential
 from egno_md.segment import Segment
 from egno_md.state import Molecule, State
 from egno_md.units import ACCELERATION_PER_FORCE
@@ -94,11 +94,13 @@ class Evaluations:
         outer: the accurate potential.
         inner: the cheap potential, without those for `probing`.
         probing: the cheap potential, to find its fastest vibration.
+        probing_outer: the accurate potential, likewise.
     """
 
     outer: int
     inner: int
     probing: int
+    probing_outer: int = 0
 
 
 class _TwoSteps(OnFrameGrid):
@@ -131,11 +133,15 @@ class _TwoSteps(OnFrameGrid):
             frame_interval_fs: time between frames, a multiple of the outer step.
             n_frames: frames of a full segment.
             check_resonance: look for the fastest vibration of every new molecule and warn of
-                an outer step near a resonance; costs some evaluations of the cheap potential.
+                an outer step near a resonance and an inner one near Verlet's limit; costs 24
+                evaluations of each potential.
 
         Raises:
-            ValueError: if a number is out of range or a step is no multiple, naming both.
+            ValueError: if a potential is none, a number is out of range or a step is no multiple,
+                naming both.
         """
+        refuse_no_potential("inner", inner)
+        refuse_no_potential("outer", outer)
         _check_grids(inner_step_fs, outer_step_fs, frame_interval_fs)
         self._inner, self._outer = RememberedPotential(inner), RememberedPotential(outer)
         impulse = _Impulse(self._outer, self._inner)
@@ -165,13 +171,17 @@ class _TwoSteps(OnFrameGrid):
 
     @property
     def fastest_period_fs(self) -> float | None:
-        """Period of the fastest vibration found, fs; None before the first segment or unasked."""
+        """Period of the fastest vibration of the two potentials, fs.
+
+        None before the first segment or unasked.
+        """
         return None if self._vibration is None else self._vibration.period_fs
 
     def evaluations(self) -> Evaluations:
         """Counts of force evaluations so far, those before a restart too."""
-        probing = 0 if self._vibration is None else self._vibration.n_evaluations
-        return Evaluations(self._outer.evaluations, self._inner.evaluations, probing)
+        found = self._vibration
+        probing = (0, 0) if found is None else (found.n_evaluations, found.n_evaluations_outer)
+        return Evaluations(self._outer.evaluations, self._inner.evaluations, *probing)
 
     def advance(self, state: State, n_frames: int | None = None) -> Segment:
         """Return the segment that follows `state`, with the accurate energy of each frame.
@@ -184,7 +194,8 @@ class _TwoSteps(OnFrameGrid):
             ValueError: naming replica, atom and time where the dynamics fails.
 
         Warns:
-            RuntimeWarning: if the outer step is close to a resonance with the fastest vibration.
+            RuntimeWarning: if the outer step is close to a resonance with the fastest vibration,
+                or the inner step close to the stability limit of velocity Verlet.
         """
         self._probe(state)
         return self._loop.advance(state, n_frames, self._drift(state))
@@ -215,11 +226,12 @@ class _TwoSteps(OnFrameGrid):
         if not self._check_resonance:
             return
         if self._vibration is None or not self._vibration.is_of(state.molecule):
-            self._vibration = FastestVibration.of(self._inner.potential, state)
+            both = (self._inner.potential, self._outer.potential)
+            self._vibration = FastestVibration.of_either(*both, state)
             self._asked_of_resonance = False
         if not self._asked_of_resonance:
             self._asked_of_resonance = True
-            warn_of_resonance(self._vibration.period_fs, self.outer_step_fs)
+            warn_of_resonance(self._vibration, self.outer_step_fs, self.inner_step_fs)
 
     def _drift(self, state: State) -> Drift:
         """Inner steps that fill an outer one."""
@@ -346,10 +358,19 @@ def _vibration_saved(vibration: FastestVibration) -> dict[str, Tensor]:
         "masses": vibration.molecule.masses,
         "period_fs": torch.tensor(vibration.period_fs, dtype=torch.float64),
         "n_evaluations": torch.tensor(vibration.n_evaluations),
+        "n_evaluations_outer": torch.tensor(vibration.n_evaluations_outer),
+        "of_outer": torch.tensor(vibration.of_outer),
     }
 
 
 def _vibration_restored(saved: Mapping[str, Tensor]) -> FastestVibration:
     """What `_vibration_saved` made tensors of."""
     molecule = Molecule(saved["numbers"], saved["masses"])
-    return FastestVibration(molecule, float(saved["period_fs"]), int(saved["n_evaluations"]))
+    return FastestVibration(
+        molecule,
+        float(saved["period_fs"]),
+        int(saved["n_evaluations"]),
+        # Records of earlier versions say nothing of the accurate potential.
+        int(saved.get("n_evaluations_outer", torch.tensor(0))),
+        bool(saved.get("of_outer", torch.tensor(False))),
+    )

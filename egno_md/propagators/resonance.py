@@ -7,12 +7,16 @@ energy drift from D = P/3 on (Ma, Izaguirre and Skeel, SIAM J. Sci. Comput. 24, 
 doi:10.1137/S1064827501399833). An O-H stretch has P = 9 fs. A thermostat hides the drift and not
 the error; heavier hydrogens make P longer.
 
-P follows from the largest eigenvalue w^2 of the cheap potential's Hessian in mass-weighted
-coordinates, by power iteration with differences of forces.
+The inner steps d are velocity Verlet's, which is stable for d < 2 / w = P / pi.
+
+P follows from the largest eigenvalue w^2 of a potential's Hessian in mass-weighted coordinates, by
+power iteration with differences of forces. It is taken of the cheap and of the accurate potential,
+and the shorter one counts: where the cheap one is too soft, the kicks do the rest.
 
 | symbol | variable |
 |---|---|
 | D | `outer_step_fs` |
+| d | `inner_step_fs` |
 | P = 2 pi / w | `period_fs` |
 """
 
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -30,6 +34,9 @@ from egno_md.units import ACCELERATION_PER_FORCE
 
 #: Share of the fastest period from which drift is warned of: a third, and the width of it.
 _DRIFT_SHARE = 0.3
+
+#: Share of Verlet's limit from which the inner step is warned of: P varies along a trajectory.
+_STABLE_SHARE = 0.9
 
 #: Rounds of the power iteration; each takes two evaluations.
 _ROUNDS = 12
@@ -45,12 +52,16 @@ class FastestVibration:
     Attributes:
         molecule: what vibrates.
         period_fs: its period; infinite where nothing pulls back.
-        n_evaluations: evaluations of the potential spent on it.
+        n_evaluations: evaluations of the potential spent on it, of the cheap one of two.
+        n_evaluations_outer: of the accurate one, where there are two.
+        of_outer: whether it is the accurate potential's.
     """
 
     molecule: Molecule
     period_fs: float
     n_evaluations: int
+    n_evaluations_outer: int = 0
+    of_outer: bool = False
 
     @classmethod
     def of(cls, potential: Potential, state: State) -> FastestVibration:
@@ -92,6 +103,24 @@ class FastestVibration:
         period = 2 * math.pi / math.sqrt(square) if square > 0 else math.inf
         return cls(state.molecule, period, n_evaluations)
 
+    @classmethod
+    def of_either(cls, inner: Potential, outer: Potential, state: State) -> FastestVibration:
+        """Find the faster one of two potentials, at the geometry of the first replica.
+
+        Args:
+            inner: the cheap potential.
+            outer: the accurate one.
+            state: a geometry that occurs in the dynamics.
+
+        Raises:
+            ValueError: if a potential fails there.
+        """
+        mine, other = cls.of(inner, state), cls.of(outer, state)
+        spent = other.n_evaluations
+        if other.period_fs < mine.period_fs:
+            return cls(state.molecule, other.period_fs, mine.n_evaluations, spent, of_outer=True)
+        return replace(mine, n_evaluations_outer=spent)
+
     def is_of(self, molecule: Molecule) -> bool:
         """Whether this is of the same elements and masses.
 
@@ -105,20 +134,36 @@ class FastestVibration:
         )
 
 
-def warn_of_resonance(period_fs: float, outer_step_fs: float) -> None:
+def warn_of_resonance(
+    vibration: FastestVibration, outer_step_fs: float, inner_step_fs: float
+) -> None:
     """Warn of an outer step beyond a half, or close to a third, of the fastest period.
 
+    Of an inner step, too, that is close to the limit where velocity Verlet is no longer stable.
+
     Args:
-        period_fs: of the fastest vibration.
+        vibration: the fastest one.
         outer_step_fs: time between two kicks.
+        inner_step_fs: step of velocity Verlet between them.
 
     Warns:
         RuntimeWarning: saying what was assumed and which step is safe.
     """
+    period_fs = vibration.period_fs
+    whose = "outer" if vibration.of_outer else "inner"
     found = (
-        f"the fastest vibration of the inner potential has a period of {period_fs:.1f} fs (from "
+        f"the fastest vibration of the {whose} potential has a period of {period_fs:.1f} fs (from "
         "its curvature at the start of the first replica)"
     )
+    stable_fs = period_fs / math.pi
+    if inner_step_fs > _STABLE_SHARE * stable_fs:
+        warnings.warn(
+            f"an inner step of {inner_step_fs:g} fs is beyond, or close to, what is stable: "
+            f"{found}, and velocity Verlet is stable up to 1/pi of it, {stable_fs:.1f} fs; a tenth "
+            f"of it or less is usual, {0.1 * period_fs:.1f} fs",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     if outer_step_fs >= 0.5 * period_fs:
         warnings.warn(
             f"an outer step of {outer_step_fs:g} fs resonates and will heat bonds: {found}; keep "

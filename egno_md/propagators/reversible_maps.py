@@ -54,6 +54,11 @@ def refuse_undeclared(propagator: Propagator) -> None:
     Raises:
         ValueError: saying what is missing, why it matters and what to take instead.
     """
+    if not isinstance(propagator, Propagator):
+        raise ValueError(
+            f"a {type(propagator).__name__} cannot propose: a propagator is needed, such as "
+            "LearnedPropagator.from_bundle(name, molecule), or VelocityVerlet with a potential"
+        )
     wanted = {"reversible": "reversible", "volume_preserving": "volume preserving"}
     missing = [text for name, text in wanted.items() if not getattr(propagator, name, False)]
     if missing:

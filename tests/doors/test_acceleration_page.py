@@ -11,7 +11,7 @@ PAGE = page("acceleration")
 def test_the_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     names = run_blocks(blocks(PAGE), tmp_path, monkeypatch)
     said = capsys.readouterr().out
-    assert "Evaluations(outer=5, inner=17, probing=24)" in said
+    assert "Evaluations(outer=5, inner=17, probing=24, probing_outer=24)" in said
     assert "parareal: 2 slabs in 1 windows" in said
     assert names["integrator"].getStepSize()._value == 0.002
 

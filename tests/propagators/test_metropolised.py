@@ -293,6 +293,13 @@ class TestFailures:
             with pytest.raises(ValueError, match=f"a {type(wrong).__name__} cannot propose"):
                 sampler(wrong, Separable(harmonic(5.0)))
 
+    def test_names_of_bundles_are_refused(self):
+        verlet = VelocityVerlet(Separable(harmonic(3.0)), 5.0, 5.0, 2)
+        with pytest.raises(ValueError, match=r"target is the name 'ethanol-escn', .*from_bundle"):
+            sampler(verlet, "ethanol-escn")
+        with pytest.raises(ValueError, match="a str cannot propose: a propagator is needed"):
+            sampler("ethanol-egno", Separable(harmonic(5.0)))
+
     def test_a_map_that_lies_is_found_at_the_first_proposal(self, damaged):
         verlet = VelocityVerlet(Separable(harmonic(3.0)), 5.0, 30.0, 1)
         liar = damaged(verlet, lambda segment: segment.velocities.mul_(0.9))

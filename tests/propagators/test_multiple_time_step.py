@@ -265,7 +265,57 @@ def test_resonance_is_warned_of(outer_fs, said) -> None:
     else:
         assert len(caught) == 1
         assert said in str(caught[0].message)
-        assert "period of 11.4 fs" in str(caught[0].message)
+        # The accurate bond is a little stiffer than the cheap one, whose period is 11.4 fs.
+        assert "outer potential has a period of 11.2 fs" in str(caught[0].message)
+
+
+def test_a_soft_inner_force_hides_no_resonance() -> None:
+    state = State.at_rest(crowd_of(1).molecule, ACCURATE.centres)
+    soft = StiffAndSoft(stiffness=18.0)
+    with pytest.warns(RuntimeWarning, match="outer potential has a period of 11.2 fs"):
+        two_steps(0.5, 4.0, 8.0, 1, inner=soft).advance(state)
+    # The other way round it is the inner one that is too fast.
+    swapped = two_steps(0.5, 4.0, 8.0, 1, inner=ACCURATE, outer=soft)
+    with pytest.warns(RuntimeWarning, match="inner potential has a period of 11.2 fs"):
+        swapped.advance(state)
+    assert (swapped.evaluations().probing, swapped.evaluations().probing_outer) == (24, 24)
+    fresh = two_steps(0.5, 4.0, 8.0, 1, inner=ACCURATE, outer=soft)
+    fresh.restore(swapped.restart_state())
+    assert fresh.evaluations() == swapped.evaluations()
+
+
+def test_an_inner_step_beyond_the_stability_of_verlet_is_warned_of() -> None:
+    """P / pi is 3.56 fs here: warned of from nine tenths of it on."""
+    state, still = crowd_of(8), State.at_rest(crowd_of(1).molecule, ACCURATE.centres)
+
+    def warned(step_fs):
+        propagator = two_steps(step_fs, step_fs, step_fs, 1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            propagator.advance(still)
+        return [str(w.message) for w in caught if "an inner step of" in str(w.message)]
+
+    assert warned(3.0) == []
+    (said,) = warned(3.3)
+    assert "stable up to 1/pi of it, 3.6 fs" in said
+
+    def run(step_fs):
+        propagator = two_steps(step_fs, step_fs, step_fs, 1, check_resonance=False)
+        return drift_per_ps(propagator, state, 100 * step_fs)[0]
+
+    assert run(3.0) < 0.2
+    with pytest.raises(ValueError, match=r"not finite, in steps of 3.7 fs"):
+        run(3.7)
+
+
+@pytest.mark.parametrize("which", ["inner", "outer"])
+def test_the_name_of_a_bundle_is_no_potential(which) -> None:
+    with pytest.raises(ValueError, match=f"{which} is the name 'ethanol-distance', which is no po"):
+        two_steps(**{which: "ethanol-distance"})
+    with pytest.raises(ValueError, match="a VelocityVerlet, which is no potential; open a bundle"):
+        two_steps(**{which: VelocityVerlet(ACCURATE, 0.5, 4.0, 1)})
+    with pytest.raises(ValueError, match="potential is the name"):
+        VelocityVerlet("ethanol-escn", 0.5, 4.0, 1)
 
 
 def test_the_resonance_is_real() -> None:
