@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -27,8 +28,19 @@ from egno_md.state import Molecule, State
 #: of a module, or `functools.partial` of one with names and numbers.
 Recipe = Callable[[], Propagator]
 
-#: The last propagator made in this process for a task, by the token of its recipe.
-_MADE: dict[str, Propagator] = {}
+
+class _Made(threading.local):
+    """The last propagator made for a task, with the token of its recipe.
+
+    Threads of a worker may run tasks of several recipes, and propagators remember forces, so each
+    thread has its own.
+    """
+
+    token: str | None = None
+    propagator: Propagator | None = None
+
+
+_MADE = _Made()
 
 
 def verlet_with(
@@ -112,11 +124,7 @@ def solve_task(task: _Task) -> _Answer:
     """
     torch.set_num_threads(task.n_threads)
     torch.set_deterministic_debug_mode(task.deterministic)
-    if task.token not in _MADE:
-        if task.recipe is None:
-            raise ValueError("the worker was given no recipe for the trusted propagator")
-        _MADE.clear()
-        _MADE[task.token] = task.recipe()
+    propagator = _made_for(task)
     molecule = Molecule(
         torch.from_numpy(task.numbers.copy()),
         torch.from_numpy(task.masses.copy()),
@@ -125,7 +133,19 @@ def solve_task(task: _Task) -> _Answer:
     )
     cell = None if task.cell is None else torch.from_numpy(task.cell.copy())
     x, v = torch.from_numpy(task.positions.copy()), torch.from_numpy(task.velocities.copy())
-    return _solve_here(_MADE[task.token], State(molecule, x, v, 0.0, cell), task.n_frames)
+    return _solve_here(propagator, State(molecule, x, v, 0.0, cell), task.n_frames)
+
+
+def _made_for(task: _Task) -> Propagator:
+    """The propagator of a task: the last one of this thread, or a new one in its place."""
+    known = _MADE.propagator
+    if known is not None and _MADE.token == task.token:
+        return known
+    if task.recipe is None:
+        raise ValueError("the worker was given no recipe for the trusted propagator")
+    fresh = task.recipe()
+    _MADE.token, _MADE.propagator = task.token, fresh
+    return fresh
 
 
 def _leave_interrupts_to_the_parent() -> None:

@@ -11,7 +11,7 @@ import torch
 from egno_md.data.structures import read_structure
 from egno_md.propagators.classical import Langevin, VelocityVerlet
 from egno_md.propagators.escn_potential import ESCNPotential
-from egno_md.propagators.fine_slabs import FineSlabs, verlet_with
+from egno_md.propagators.fine_slabs import FineSlabs, solve_task, verlet_with
 from egno_md.propagators.parareal import Parareal
 from egno_md.propagators.parareal_report import PararealReport, parallel_time
 from egno_md.propagators.thermostat import Thermostatted
@@ -271,6 +271,39 @@ def test_an_executor_gives_the_same_bits(only_map, assert_same) -> None:
         parareal = Parareal(verlet(0.01), verlet, **settings, executor=executor)
         assert_same(parareal.advance(chains()), here)
         assert parareal.report.fine_cpu_s > 0
+
+
+def test_a_dask_cluster_gives_the_same_bits(assert_same) -> None:
+    """Threads of this process stand for its workers."""
+    distributed = pytest.importorskip("distributed")
+    settings = {"n_slabs": 6, "frames_per_slab": 2, "tolerance_A": 1e-6}
+    here = Parareal(verlet(0.01), verlet(), **settings)
+    expected, after = here.advance(chains()), here.advance(chains(1), 6)
+    quiet = {"dashboard_address": None, "silence_logs": False}
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=False, **quiet
+        ) as all_,
+        distributed.Client(all_) as client,
+    ):
+        parareal = Parareal(verlet(0.01), verlet, **settings, executor=client)
+        assert_same(parareal.advance(chains()), expected)
+        assert_same(parareal.advance(chains(1), 6), after)
+        together = Parareal(verlet(0.01), verlet, **settings, executor=client, slabs_at_once=3)
+        assert error_of(together.advance(chains()), expected) < 1e-12
+    assert parareal.report.fine_cpu_s > 0
+    assert parareal.report.iterations == here.report.iterations
+
+
+def test_threads_with_different_recipes_do_not_mix_them_up() -> None:
+    """Tasks of two recipes take turns in the threads of one worker."""
+    recipes = [verlet, functools.partial(verlet, 0.2)]
+    expected = [make().advance(chains(), 2).positions for make in recipes]
+    with ThreadPoolExecutor(4) as pool:
+        slabs = [FineSlabs(make, executor=pool) for make in recipes]
+        tasks = [slabs[k % 2]._task(chains(), 2) for k in range(40)]
+        for k, (x, *_) in enumerate(pool.map(solve_task, tasks)):
+            assert torch.equal(torch.from_numpy(x), expected[k % 2])
 
 
 def test_two_processes_give_the_bits_of_one(assert_same) -> None:
