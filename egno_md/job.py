@@ -61,10 +61,30 @@ def read_job(job: type[JobT], argv: Sequence[str]) -> JobT:
     """
     if any(word in ("-h", "--help") for word in argv):
         _print_help(job)
+    given, values = _read_both(job, argv)
+    return make_job(job, {**values, **given}, source=f"egno-md {job.verb}")
+
+
+def named_keys(job: type[Job], argv: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Say which keys options name, and which a job file names.
+
+    Args:
+        job: the model to read.
+        argv: the arguments after the verb, as for `read_job`.
+
+    Raises:
+        ValueError: as `read_job` does.
+        FileNotFoundError: if the TOML file is not there.
+    """
+    given, values = _read_both(job, argv)
+    return frozenset(given), frozenset(values)
+
+
+def _read_both(job: type[Job], argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values of the options, and of the TOML file, if one is named or called for."""
     given, toml_path = _read_options(job, argv)
     toml_path = toml_path or job.starting_file(given)
-    values = {} if toml_path is None else read_toml(job, toml_path)
-    return make_job(job, {**values, **given}, source=f"egno-md {job.verb}")
+    return given, {} if toml_path is None else read_toml(job, toml_path)
 
 
 def read_toml(job: type[Job], path: str | Path) -> dict[str, Any]:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from egno_md.propagators.fine_slabs import Recipe, verlet_with
-from egno_md.propagators.multiple_time_step import (
-    Evaluations,
-    MultipleTimeStep,
-    MultipleTimeStepLangevin,
-)
+from egno_md.propagators.multiple_time_step import MultipleTimeStep, MultipleTimeStepLangevin
 from egno_md.propagators.parareal import Parareal
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import Potential, Propagator
@@ -97,46 +92,6 @@ def parareal(config: RunConfig, coarse: Propagator, fine: Propagator | Recipe) -
         slabs_at_once=config.slabs_at_once,
         n_threads=config.n_threads,
     )
-
-
-def acceleration_facts(propagator: Propagator) -> tuple[dict[str, Any], list[str]]:
-    """What a combined propagator did in this sitting, for run.json and for people.
-
-    Args:
-        propagator: of the run; others give nothing.
-    """
-    inside = propagator.propagator if isinstance(propagator, Thermostatted) else propagator
-    if isinstance(inside, Parareal):
-        report = inside.report
-        facts = {
-            "slabs": report.slabs,
-            "serial_slabs": report.serial_slabs,
-            "windows": len(report.windows),
-            "iterations": report.iterations,
-            "largest_changes_A": [list(window.changes_A) for window in report.windows],
-            "fine_solves": report.fine_solves,
-            "coarse_solves": report.coarse_solves,
-            "refusals": report.refusals,
-            "wall_s": report.wall_s,
-            "fine_cpu_s": report.fine_cpu_s,
-            "coarse_cpu_s": report.coarse_cpu_s,
-            "fine_slab_cpu_s": report.fine_slab_cpu_s,
-            "coarse_slab_cpu_s": report.coarse_slab_cpu_s,
-            "speed_up": report.wall_speed_up,
-            "projected": {str(p): report.projected(p) for p in (2, 16, 64, 256)},
-        }
-        return {"parareal": facts}, report.text().splitlines()
-    if isinstance(inside, MultipleTimeStep | MultipleTimeStepLangevin):
-        counts: Evaluations = inside.evaluations()
-        period = inside.fastest_period_fs
-        said = (
-            f"force evaluations: {counts.outer} accurate, {counts.inner} cheap, in steps of "
-            f"{inside.outer_step_fs:g} and {inside.inner_step_fs:g} fs"
-        )
-        if period is not None:
-            said += f"; fastest vibration {period:.1f} fs"
-        return {"multiple_time_step": asdict(counts) | {"fastest_period_fs": period}}, [said]
-    return {}, []
 
 
 def close_workers(propagator: Propagator) -> None:

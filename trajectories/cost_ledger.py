@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
 
 from egno_md.propagators.classical import VelocityVerlet
 from egno_md.roles import Potential
 from egno_md.state import State
+from egno_md.trajectories.classical_baselines import ClassicalBaseline
+
+#: What a picosecond of a run is.
+RunKind = Literal["dynamics", "proposals", "parareal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,14 @@ class CostLedger:
         run_cpu_s_per_ps: CPU seconds likewise.
         replica_ps: simulated time of all replicas together.
         classical: the classical price.
-        training_cpu_s: CPU seconds that the network's training took, or None when unknown.
+        training_cpu_s: CPU seconds that training took, of what stands in for the potential: the
+            network, or a quick copy; 0 for what is not trained, None when unknown.
+        kind: "dynamics"; "proposals", whose picoseconds are no course of time; or "parareal",
+            which is judged by wall-clock time.
+        n_workers: processes that a parareal run had.
+        baselines: classical rivals with computed costs.
+        training: CPU seconds of each trained model that `training_cpu_s` adds up, None where its
+            card does not say.
     """
 
     run_wall_s_per_ps: float
@@ -75,6 +86,10 @@ class CostLedger:
     replica_ps: float
     classical: ClassicalCost
     training_cpu_s: float | None = None
+    kind: RunKind = "dynamics"
+    n_workers: int = 1
+    baselines: tuple[ClassicalBaseline, ...] = ()
+    training: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def wall_speedup(self) -> float:
@@ -87,14 +102,26 @@ class CostLedger:
         return self.classical.cpu_s_per_ps / self.run_cpu_s_per_ps
 
     @property
+    def judged_by(self) -> Literal["cpu", "wall"]:
+        """Which time decides; parareal spends processor time to save wall-clock time."""
+        return "wall" if self.kind == "parareal" else "cpu"
+
+    @property
+    def speedup(self) -> float:
+        """The classical time over the run's, of the kind that decides."""
+        return self.wall_speedup if self.judged_by == "wall" else self.cpu_speedup
+
+    @property
     def break_even_ps(self) -> float | None:
-        """Replica-ps after which training has paid in CPU time.
+        """Replica-ps after which training has paid, in the time that decides.
 
         Infinite when the run is not cheaper, None when the training cost is unknown.
         """
         if self.training_cpu_s is None:
             return None
         saved = self.classical.cpu_s_per_ps - self.run_cpu_s_per_ps
+        if self.judged_by == "wall":
+            saved = self.classical.wall_s_per_ps - self.run_wall_s_per_ps
         return self.training_cpu_s / saved if saved > 0 else math.inf
 
     def sentence(self) -> str:
@@ -103,21 +130,51 @@ class CostLedger:
             f"classical integration with the same potential ({self.classical.potential}) "
             f"at {self.classical.timestep_fs:g} fs"
         )
+        if self.kind == "parareal":
+            return self._of_parareal(rival)
+        if self.kind == "proposals":
+            text = f"A picosecond of proposals needed {_compared(self.cpu_speedup)} of {rival}."
+            if self.cpu_speedup > 1.0:
+                text += self._training()
+            return text + (
+                " Proposals are no course of time: what decides is the effective samples per "
+                "CPU-second."
+            )
         if self.cpu_speedup <= 1.0:
             return (
                 f"This run needed {1 / self.cpu_speedup:.1f} times the CPU time of {rival}: "
                 "it never pays; integrate classically instead."
             )
         text = f"This run needed {self.cpu_speedup:.1f} times less CPU time than {rival}."
+        return text + self._training()
+
+    def _of_parareal(self, rival: str) -> str:
+        """The verdict on time to solution, with its price."""
+        workers = "1 worker" if self.n_workers == 1 else f"{self.n_workers} workers"
+        spent = f"and {1 / self.cpu_speedup:.1f} times its CPU time"
+        if self.wall_speedup > 1.0:
+            return (
+                f"On {workers} this run was {self.wall_speedup:.1f} times as fast, by the wall "
+                f"clock, as {rival}, {spent}." + self._training()
+            )
+        return (
+            f"On {workers} this run took {1 / self.wall_speedup:.1f} times the wall-clock time of "
+            f"{rival}, {spent}: parareal pays only with more workers, if at all."
+        )
+
+    def _training(self) -> str:
+        """When training is paid back by a run that is cheaper."""
         even = self.break_even_ps
+        if self.training_cpu_s == 0.0:
+            return " Nothing had to be trained for it."
         if even is None:
-            return text + " What the training cost is not recorded, so the break-even is unknown."
+            return " What the training cost is not recorded, so the break-even is unknown."
         if self.replica_ps >= even:
-            return text + (
+            return (
                 f" Training is paid back after {duration(even)}; "
                 f"this run alone covers {duration(self.replica_ps)}."
             )
-        return text + (
+        return (
             f" Training is paid back only after {duration(even)} in all; "
             f"this run covers {duration(self.replica_ps)}."
         )
@@ -134,7 +191,23 @@ class CostLedger:
             "wall_speedup": self.wall_speedup,
             "cpu_speedup": self.cpu_speedup,
             "break_even_ps": "never" if even == math.inf else even,
+            "judged_by": self.judged_by,
+            "training_cpu_s_by_model": dict(self.training),
+            "baselines": [
+                {
+                    **baseline.to_json(),
+                    "cpu_over_run": baseline.cpu_s_per_ps / self.run_cpu_s_per_ps,
+                }
+                for baseline in self.baselines
+            ],
         }
+
+
+def _compared(speedup: float) -> str:
+    """Say a ratio of CPU times so that it is above one."""
+    if speedup > 1.0:
+        return f"{speedup:.1f} times less CPU time than one"
+    return f"{1 / speedup:.1f} times the CPU time of one"
 
 
 def duration(replica_ps: float) -> str:
@@ -151,6 +224,11 @@ def cost_ledger(
     replica_ps: float,
     classical: ClassicalCost,
     training_cpu_s: float | None = None,
+    *,
+    kind: RunKind = "dynamics",
+    n_workers: int = 1,
+    baselines: tuple[ClassicalBaseline, ...] = (),
+    training: Mapping[str, float | None] | None = None,
 ) -> CostLedger:
     """Set a run's price beside the classical one.
 
@@ -159,7 +237,11 @@ def cost_ledger(
         run_cpu_s: CPU seconds it took.
         replica_ps: simulated time of all replicas together.
         classical: from `measure_classical_cost`.
-        training_cpu_s: CPU seconds that training took, or None.
+        training_cpu_s: CPU seconds that training took, 0 where nothing was trained, or None.
+        kind: what a picosecond of the run is, see `CostLedger`.
+        n_workers: processes that a parareal run had.
+        baselines: classical rivals, from `classical_baselines`.
+        training: what the training is made of.
 
     Raises:
         ValueError: if a time is not positive.
@@ -172,7 +254,15 @@ def cost_ledger(
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive to compare costs, got {value}")
     return CostLedger(
-        run_wall_s / replica_ps, run_cpu_s / replica_ps, replica_ps, classical, training_cpu_s
+        run_wall_s / replica_ps,
+        run_cpu_s / replica_ps,
+        replica_ps,
+        classical,
+        training_cpu_s,
+        kind,
+        n_workers,
+        baselines,
+        training or {},
     )
 
 

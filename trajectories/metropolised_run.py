@@ -49,8 +49,19 @@ def proposing(
     if models.proposal is not None:
         steps = max(1, round(SHORTEST_FS / config.timestep_fs))
         unit = proposal_fs or steps * config.timestep_fs
+        _check_multiple(unit, config.timestep_fs)
         return VelocityVerlet(models.proposal, config.timestep_fs, unit, n_frames=1)
     return network_of(config, models, molecule, compiled=compiled)
+
+
+def _check_multiple(proposal_fs: float, timestep_fs: float) -> None:
+    """Refuse a length between two time steps of the proposing potential."""
+    steps = max(1, round(proposal_fs / timestep_fs))
+    if abs(proposal_fs / timestep_fs - steps) > 1e-6 * steps:
+        raise ValueError(
+            f"proposal_fs = {proposal_fs:g} is not a multiple of timestep_fs = {timestep_fs:g}; "
+            f"take, for example, {steps * timestep_fs:g}"
+        )
 
 
 def frames_of(proposal: Propagator, proposal_fs: float) -> int:

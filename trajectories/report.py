@@ -16,8 +16,10 @@ from egno_md.segment import MadeBy
 from egno_md.trajectories import report_page as html
 from egno_md.trajectories import report_sections as sections
 from egno_md.trajectories.comparison import Comparison, compare, temperature_mismatch
-from egno_md.trajectories.cost_ledger import ClassicalCost, CostLedger, cost_ledger, duration
+from egno_md.trajectories.cost_ledger import ClassicalCost, CostLedger, duration
+from egno_md.trajectories.report_acceleration import acceleration_section
 from egno_md.trajectories.report_checks import Check, Mark, all_checks
+from egno_md.trajectories.report_costs import cost_section, ledger_of
 from egno_md.trajectories.report_sampling import acceptance_check, sampling_section
 from egno_md.trajectories.report_structure import structure_section
 from egno_md.trajectories.run_record import RunRecord, in_percent, read_run
@@ -51,6 +53,7 @@ def write_report(
     *,
     bundle: Bundle | None = None,
     guard: Bundle | None = None,
+    cheap: Bundle | None = None,
     cost: ClassicalCost | None = None,
 ) -> ReportSummary:
     """Read a store and write its report.
@@ -61,6 +64,7 @@ def write_report(
         bundle: of the learned propagator; its reference statistics are used. Without any,
             those of the guard are.
         guard: of the potential behind the judges.
+        cheap: of the potential that proposes or is the inner one of two time steps, or None.
         cost: from `measure_classical_cost`, or None.
 
     Returns:
@@ -73,7 +77,7 @@ def write_report(
     """
     reference = next((b.reference for b in (bundle, guard) if b is not None and b.reference), None)
     record = read_run(os.fspath(store_path), reference)
-    return report_on(record, html_path, bundle=bundle, guard=guard, cost=cost)
+    return report_on(record, html_path, bundle=bundle, guard=guard, cheap=cheap, cost=cost)
 
 
 def report_on(
@@ -82,6 +86,7 @@ def report_on(
     *,
     bundle: Bundle | None = None,
     guard: Bundle | None = None,
+    cheap: Bundle | None = None,
     cost: ClassicalCost | None = None,
 ) -> ReportSummary:
     """Write the report of a run that is already reduced to its record.
@@ -91,6 +96,7 @@ def report_on(
         html_path: file to write.
         bundle: of the learned propagator, or None.
         guard: of the potential behind the judges, or None.
+        cheap: of the potential that proposes or is the inner one of two time steps, or None.
         cost: from `measure_classical_cost`, or None.
 
     Returns:
@@ -105,7 +111,7 @@ def report_on(
     if record.mode == "metropolised":
         # In the place of the share of the network, which need not propose.
         checks = (acceptance_check(record), *checks[1:])
-    ledger = _ledger(record, bundle, cost)
+    ledger = ledger_of(record, bundle, cheap, cost)
     mark, sentences = judge(record, checks, ledger)
     parts = [
         html.title(_title(record), _subtitle(record)),
@@ -113,12 +119,13 @@ def report_on(
         html.numbers(_numbers(record, ledger)),
         html.heading("Questions and answers"),
         html.check_table(checks),
+        *sections.warnings_section(record),
         *sections.makers_section(record),
-        *(sampling_section(record) or sections.guard_section(record)),
+        *_what_happened(record),
         *sections.thermodynamics_section(record),
         *structure_section(record, comparison, reference),
-        *sections.cost_section(record, ledger),
-        *sections.provenance_section(record, bundle, guard),
+        *cost_section(record, ledger),
+        *sections.provenance_section(record, bundle, guard, cheap),
     ]
     path = Path(html_path)
     _write(path, html.page(_title(record), parts))
@@ -189,26 +196,23 @@ def _blind_spots(record: RunRecord) -> str:
     return text
 
 
-def _ledger(
-    record: RunRecord, bundle: Bundle | None, cost: ClassicalCost | None
-) -> CostLedger | None:
-    replica_ps = record.length_ps * record.n_replicas
-    # A NaN is not positive either.
-    if cost is None or not (replica_ps > 0 and record.wall_s > 0 and record.cpu_s > 0):
-        return None
-    spent = bundle.card.training.get("cpu_seconds") if bundle is not None else None
-    training = float(spent) if isinstance(spent, int | float) else None
-    return cost_ledger(record.wall_s, record.cpu_s, replica_ps, cost, training)
-
-
 def _title(record: RunRecord) -> str:
     return f"{record.source}: how far can it be trusted?"
+
+
+def _what_happened(record: RunRecord) -> list[str]:
+    """The section that is about the mode of the run."""
+    return (
+        sampling_section(record) or acceleration_section(record) or sections.guard_section(record)
+    )
 
 
 def _subtitle(record: RunRecord) -> str:
     target = "constant energy" if record.target_K is None else f"{record.target_K:g} K"
     molecule = sections.formula(record)
-    return f"{molecule} · {record.mode} run · {target} · {duration(record.length_ps)} per replica"
+    nested = record.acceleration is not None and record.mode == "classical"
+    mode = "classical run with two time steps" if nested else f"{record.mode} run"
+    return f"{molecule} · {mode} · {target} · {duration(record.length_ps)} per replica"
 
 
 def _numbers(record: RunRecord, ledger: CostLedger | None) -> list[tuple[str, str]]:
@@ -223,7 +227,9 @@ def _numbers(record: RunRecord, ledger: CostLedger | None) -> list[tuple[str, st
     if record.wall_s > 0:
         found.append((f"{record.wall_s:.1f} s", "wall-clock time"))
     if ledger is not None:
-        found.append((f"{ledger.cpu_speedup:.1f} ×", "classical CPU time over the run's"))
+        which = "wall-clock" if ledger.judged_by == "wall" else "CPU"
+        digits = 1 if ledger.speedup >= 1.0 else 2
+        found.append((f"{ledger.speedup:.{digits}f} ×", f"classical {which} time over the run's"))
     return found
 
 

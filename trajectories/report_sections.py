@@ -15,14 +15,12 @@ from egno_md.bundle import Bundle
 from egno_md.propagators.energy_frames import REMEMBERED, TOLERATED
 from egno_md.segment import Event, MadeBy
 from egno_md.trajectories import report_page as html
-from egno_md.trajectories.cost_ledger import CostLedger, duration
 from egno_md.trajectories.guard_facts import guard_sentences
 from egno_md.trajectories.report_checks import (
     ELEMENT_LIMIT,
     mean_temperatures,
 )
 from egno_md.trajectories.report_figures import (
-    cost_figure,
     element_figure,
     energy_figure,
     makers_figure,
@@ -33,6 +31,14 @@ from egno_md.trajectories.svg_picture import INTEGRATOR_COLOUR, NETWORK_COLOUR
 
 #: Events written out one by one.
 _MOST_EVENTS = 300
+
+
+def warnings_section(record: RunRecord) -> list[str]:
+    """What was warned of when the run was made; nothing where there was no warning."""
+    if not record.warnings:
+        return []
+    said = [html.paragraph(f"{text[:1].upper()}{text[1:]}.") for text in record.warnings]
+    return [html.heading("Warnings"), *said]
 
 
 def makers_section(record: RunRecord) -> list[str]:
@@ -54,14 +60,6 @@ def guard_section(record: RunRecord) -> list[str]:
     parts = [html.heading("What the guard did")]
     if record.mode == "classical":
         return [*parts, html.paragraph("A classical run has no guard.")]
-    if record.mode == "parareal":
-        refused = len({event.time_fs for event in record.events})
-        text = (
-            "The network only guessed ahead: every frame is the integrator's, to "
-            f"{record.config.get('tolerance_A')} Å. The guesses were too poor to help in {refused} "
-            "segments, whose rest the integrator made in series."
-        )
-        return [*parts, html.paragraph(text)]
     if record.mode == "surrogate":
         text = (
             "This run had no guard: every frame is the network's word alone. No judge looked at "
@@ -248,57 +246,12 @@ def energy_drift(record: RunRecord) -> float | None:
     return 1000.0 * sum(slopes) / len(slopes) / record.molecule.n_atoms
 
 
-def cost_section(record: RunRecord, ledger: CostLedger | None) -> list[str]:
-    """What the run cost beside classical integration."""
-    parts = [html.heading("What it cost")]
-    if record.effective is not None:
-        said = record.effective.sentence(record.cpu_s)
-        parts.append(html.paragraph(f"{said[:1].upper()}{said[1:]}."))
-    total_ps = record.length_ps * record.n_replicas
-    if ledger is None:
-        text = "The price of classical integration was not measured in this run."
-        if total_ps > 0 and record.wall_s > 0:
-            text += (
-                f" The run itself took {record.wall_s:.1f} s and {record.cpu_s:.1f} CPU-seconds "
-                f"for {duration(total_ps)}."
-            )
-        return [*parts, html.paragraph(text)]
-    c = ledger.classical
-    rows = [
-        ("this run", f"{ledger.run_wall_s_per_ps:.3g}", f"{ledger.run_cpu_s_per_ps:.3g}"),
-        (
-            f"classical, {c.potential}, {c.timestep_fs:g} fs",
-            f"{c.wall_s_per_ps:.3g}",
-            f"{c.cpu_s_per_ps:.3g}",
-        ),
-        ("classical over run", f"{ledger.wall_speedup:.2f}", f"{ledger.cpu_speedup:.2f}"),
-    ]
-    head = ("per simulated ps of one replica", "wall-clock (s)", "CPU (s)")
-    parts += [html.paragraph(ledger.sentence()), html.table(head, rows, (1, 2))]
-    if ledger.training_cpu_s is not None and ledger.break_even_ps is not None:
-        svg = cost_figure(
-            ledger.run_cpu_s_per_ps,
-            c.cpu_s_per_ps,
-            ledger.training_cpu_s,
-            ledger.replica_ps,
-            ledger.break_even_ps,
-        )
-        parts.append(
-            html.picture(
-                svg,
-                f"Training took {ledger.training_cpu_s:.0f} CPU-seconds according to the "
-                "bundle's card.",
-            )
-        )
-    note = (
-        f"The classical price was measured after the run in the same process: {c.n_steps} steps "
-        f"of velocity Verlet with {c.n_replicas} replicas at once. The run's price has everything "
-        "in it: network, judges, fallback, thermostat and writing."
-    )
-    return [*parts, html.paragraph(note, soft=True)]
-
-
-def provenance_section(record: RunRecord, bundle: Bundle | None, guard: Bundle | None) -> list[str]:
+def provenance_section(
+    record: RunRecord,
+    bundle: Bundle | None,
+    guard: Bundle | None,
+    cheap: Bundle | None = None,
+) -> list[str]:
     """Where everything comes from."""
     rows = [
         ("store", record.source),
@@ -309,7 +262,8 @@ def provenance_section(record: RunRecord, bundle: Bundle | None, guard: Bundle |
     ]
     for name, sha in record.bundles.items():
         rows.append((f"bundle {name}", f"sha256 {sha}"))
-    for role, b in (("propagator", bundle), ("guard potential", guard)):
+    helper = "inner potential" if record.config.get("inner_potential") else "proposal"
+    for role, b in (("propagator", bundle), ("guard potential", guard), (helper, cheap)):
         if b is not None:
             card = b.card
             rows.append((f"{role}: {card.name}", card.level_of_theory or "level not stated"))

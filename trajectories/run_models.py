@@ -35,7 +35,7 @@ class RunModels:
         inner: the cheap potential of multiple time stepping, or None.
         opener: opens potentials that are no bundles, in workers too.
         hashes: name -> sha256 of each.
-        cheap: bundle of the potential that proposes, likewise.
+        cheap: bundle of the potential that proposes or is the inner one, likewise.
         proposal: that potential, or None where the network proposes or nothing does.
     """
 
@@ -111,7 +111,7 @@ def load_models(config: RunConfig, other_potential: Opener | None = None) -> Run
             )
         potential, guard = opened(config.guard)
     if config.inner_potential is not None:
-        inner, _ = opened(config.inner_potential)
+        inner, cheap = opened(config.inner_potential)
     return RunModels(learned, guard, potential, inner, other_potential, hashes, cheap, proposal)
 
 
@@ -184,4 +184,17 @@ def molecule_warnings(models: RunModels, molecule: Molecule) -> list[str]:
         f"{constitution(molecule.numbers, molecule.bonds)}: nothing it says here was tested"
         for bundle in models.bundles
         if bundle.was_trained_on(molecule) is False
+    ]
+
+
+def copy_warnings(config: RunConfig, models: RunModels) -> list[str]:
+    """Say that a quick copy of a potential is no potential to trust."""
+    guard = models.guard
+    if guard is None or guard.card.kind != "distance":
+        return []
+    role = {"guarded": "the guard", "metropolised": "the target"}.get(config.mode, "the potential")
+    return [
+        f"{role} of this run, {guard.name!r}, is a quick copy of a potential (kind 'distance'): do "
+        "not trust it alone; it is right only near the shapes it was trained on, and nothing here "
+        "checks it. Take the potential that it copies"
     ]

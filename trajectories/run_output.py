@@ -54,11 +54,14 @@ def run_facts(record: RunRecord, summary: RunSummary) -> dict[str, Any]:
         "share_integrator": record.share(MadeBy.INTEGRATOR),
         "fallbacks": dict(Counter(e.judge for e in record.events).most_common()),
         "mean_temperature_K": mean_temperatures(record),
+        "warnings": list(record.warnings),
     }
     if record.effective is not None:
         facts["effective_samples"] = record.effective.to_json(summary.cpu_s)
     if record.guard:
         facts["guard"] = dict(record.guard)
+    if record.acceleration is not None and record.acceleration.facts:
+        facts[record.acceleration.kind] = dict(record.acceleration.facts)
     if record.sampling:
         n = effective_samples(record.potential_energies[:, 1:])
         facts["sampling"] = {**record.sampling, "effective_samples_of_energy": n}
@@ -84,6 +87,8 @@ def describe(record: RunRecord, summary: RunSummary) -> str:
         lines += guard_sentences(record.guard)
     if record.sampling:
         lines += sampling_sentences(record.sampling)
+    if record.acceleration is not None:
+        lines += record.acceleration.lines
     if record.effective is not None:
         lines.append(record.effective.sentence(summary.cpu_s))
     means = mean_temperatures(record)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from egno_md.segment import Event, MadeBy, Segment
 from egno_md.state import Molecule
+from egno_md.trajectories.acceleration_facts import Acceleration, acceleration_of
 from egno_md.trajectories.comparison import bins_for
 from egno_md.trajectories.effective_samples import EffectiveSamples, SlowSeries
 from egno_md.trajectories.guard_facts import guard_facts
@@ -55,6 +56,8 @@ class RunRecord:
             other runs.
         effective: independent samples of slow coordinates after the start, or None.
         guard: what a guard bounds, see `egno_md.trajectories.guard_facts`; empty for other runs.
+        acceleration: what two time steps or parareal did, None for other runs.
+        warnings: what was warned of, as far as it is known.
     """
 
     molecule: Molecule
@@ -80,6 +83,8 @@ class RunRecord:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     effective: EffectiveSamples | None = None
     guard: Mapping[str, Any] = field(default_factory=dict)
+    acceleration: Acceleration | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def length_ps(self) -> float:
@@ -150,6 +155,8 @@ def read_run(path: str | Path, reference: Mapping[str, Tensor] | None = None) ->
         source=Path(path).name,
         sampling=sampling_facts(reader),
         guard=guard_facts(reader),
+        acceleration=acceleration_of(reader),
+        warnings=tuple(header.notes.get("warnings", ())),
     )
 
 

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from egno_md.cli.run_end import earlier_warnings, finish
+
 if TYPE_CHECKING:
+    from egno_md.cli.run_warnings import RunWarnings
     from egno_md.config import RunConfig
     from egno_md.roles import Potential
     from egno_md.state import State
@@ -38,7 +41,10 @@ def run(argv: Sequence[str]) -> int:
         ValueError: if an option or a file is wrong, or the dynamics fails.
         OSError: if the disk is full or fails.
     """
+    from egno_md.cli.run_warnings import RunWarnings
+    from egno_md.cli.unused_options import refuse_unused
     from egno_md.config import RunConfig, read_job
+    from egno_md.job import named_keys
 
     config = read_job(RunConfig, argv)
     store = Path(config.out) / STORE
@@ -50,18 +56,21 @@ def run(argv: Sequence[str]) -> int:
         config = _as_stored(config, store)
     elif config.structure is None and config.example is None:
         raise FileNotFoundError(f"there is no run to resume: {store} does not exist")
+    else:
+        refuse_unused(config, *named_keys(RunConfig, argv))
 
     from egno_md.trajectories.generate import RunInterrupted
     from egno_md.trajectories.run_setup import check_device, reproducible
 
     check_device(config.device)
-    with reproducible(config.n_threads, config.device):
+    warned = RunWarnings()
+    with reproducible(config.n_threads, config.device), warned.listening():
         try:
-            models, summary, extra = _generate(config, store)
+            models, summary = _generate(config, store, warned)
         except RunInterrupted as stopped:
             print(f"egno-md: {stopped} --out {config.out}", file=sys.stderr)
             return 130
-        _finish(config, models, summary, extra)
+        finish(config, models, summary, warned.lines)
     return 0
 
 
@@ -91,12 +100,12 @@ def _as_stored(given: RunConfig, store: Path) -> RunConfig:
     return old.model_copy(update={**changes, "out": given.out, "resume": True})
 
 
-def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Mapping[str, Any]]:
+def _generate(config: RunConfig, store: Path, warned: RunWarnings) -> tuple[RunModels, RunSummary]:
     """Load the models, equilibrate if there is no store yet, and run."""
     from functools import partial
 
     from egno_md.bundle import package_versions
-    from egno_md.trajectories.accelerated_run import acceleration_facts, close_workers
+    from egno_md.trajectories.accelerated_run import close_workers
     from egno_md.trajectories.generate import StoreOptions, generate
     from egno_md.trajectories.guard_calibration import with_limits
     from egno_md.trajectories.progress import bar
@@ -108,8 +117,9 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
     notes: Mapping[str, Any]
     if store.exists():
         molecule, notes = _stored_parts(store, models)
+        warned.keep([*notes.get("warnings", ()), *earlier_warnings(store.parent)])
     else:
-        start, notes = _start(config, models, store)
+        start, notes = _start(config, models, store, warned)
         molecule = start.molecule
     compiled = bool(notes.get("compiled"))
     if compiled:
@@ -125,6 +135,7 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
         compiled=compiled,
         proposal_fs=notes.get("proposal_fs"),
     )
+    _say_length(config.length_ps, propagator.frame_interval_fs)
     try:
         summary = generate(
             propagator,
@@ -145,19 +156,36 @@ def _generate(config: RunConfig, store: Path) -> tuple[RunModels, RunSummary, Ma
         )
     finally:
         close_workers(propagator)
-    facts, lines = acceleration_facts(propagator)
-    print("\n".join(lines), end="\n" if lines else "")
-    return models, summary, facts
+    return models, summary
 
 
-def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, dict[str, Any]]:
+def _say_length(length_ps: float, frame_interval_fs: float) -> None:
+    """Say where whole frames make a run clearly longer or shorter than was asked for."""
+    from egno_md.trajectories.generate import frames_for
+
+    made_ps = 1e-3 * frame_interval_fs * frames_for(length_ps, frame_interval_fs)
+    if abs(made_ps - length_ps) > 0.01 * length_ps:
+        print(
+            f"egno-md: length_ps = {length_ps:g} is not a multiple of the {frame_interval_fs:g} fs "
+            f"from frame to frame; the run covers {made_ps:g} ps",
+            file=sys.stderr,
+        )
+
+
+def _start(
+    config: RunConfig, models: RunModels, store: Path, warned: RunWarnings
+) -> tuple[State, dict[str, Any]]:
     """Read the structure and bring it to the temperature."""
     from functools import partial
 
     from egno_md.data.structures import read_structure
     from egno_md.trajectories.guard_calibration import check_windows
     from egno_md.trajectories.progress import bar
-    from egno_md.trajectories.run_models import molecule_warnings, temperature_warnings
+    from egno_md.trajectories.run_models import (
+        copy_warnings,
+        molecule_warnings,
+        temperature_warnings,
+    )
     from egno_md.trajectories.run_setup import (
         bond_reference,
         build_propagator,
@@ -174,8 +202,9 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
     for line in [
         *molecule_warnings(models, structure.molecule),
         *temperature_warnings(config, models),
+        *copy_warnings(config, models),
     ]:
-        print(f"egno-md: warning: {line}", file=sys.stderr)
+        warned.say(line)
     lengths = bond_reference(models, structure)
     start = start_state(config, structure)
     store.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +222,7 @@ def _start(config: RunConfig, models: RunModels, store: Path) -> tuple[State, di
         notes["guard_limits"] = _guard_limits(config, models, state, lengths)
     if config.mode == "metropolised":
         notes |= _proposal_length(config, models, state, compiled=bool(notes["compiled"]))
+    notes["warnings"] = list(warned.lines)
     return state, notes
 
 
@@ -322,61 +352,3 @@ def _open_potential(name: str, structure: str) -> tuple[Potential, str]:
         return potential, hashlib.sha256(Path(rest).read_bytes()).hexdigest()
     what = f"{name} of {packages[kind]} {version(packages[kind])}"
     return potential, hashlib.sha256(what.encode()).hexdigest()
-
-
-def _finish(
-    config: RunConfig, models: RunModels, summary: RunSummary, extra: Mapping[str, Any]
-) -> None:
-    """Export, report, run.json, and a few lines for people."""
-    from egno_md.trajectories.export import export
-    from egno_md.trajectories.run_output import describe, run_facts, write_run_json
-    from egno_md.trajectories.run_record import read_run
-
-    out, store = Path(config.out), summary.store
-    written = [store]
-    for kind in config.export:
-        replicas = None if config.export_all else [0]
-        written += export(store, out / f"trajectory.{kind}", replicas=replicas)
-    bundles = (models.learned, models.guard)
-    reference = next((b.reference for b in bundles if b is not None and b.reference), None)
-    record = read_run(store, reference)
-    facts = run_facts(record, summary)
-    print(describe(record, summary))
-    if config.report:
-        from egno_md.trajectories.report import report_on
-
-        report = report_on(
-            record,
-            out / "report.html",
-            bundle=models.learned,
-            guard=models.guard,
-            cost=_classical_cost(config, models, store),
-        )
-        written.append(report.path)
-        facts["report"] = {"mark": str(report.mark), "headline": report.headline}
-        facts["costs"] = None if report.ledger is None else report.ledger.to_json()
-        print(f"{report.mark}: {report.headline}")
-    content = {
-        "config": config.model_dump(mode="json"),
-        "bundles": dict(record.bundles),
-        "versions": dict(record.versions),
-        **facts,
-        **extra,
-    }
-    write_run_json(out / "run.json", content)
-    written.append(out / "run.json")
-    print("wrote " + ", ".join(dict.fromkeys(str(path) for path in written)))
-
-
-def _classical_cost(config: RunConfig, models: RunModels, store: Path) -> Any:  # noqa: ANN401
-    """Time classical dynamics with the same potential, where a picosecond of the run is one."""
-    if models.potential is None or config.mode in ("classical", "metropolised"):
-        return None
-    from egno_md.trajectories.cost_ledger import measure_classical_cost
-    from egno_md.trajectories.store_reader import TrajectoryReader
-
-    reader = TrajectoryReader(store)
-    last = reader.segment(reader.n_frames - 1, reader.n_frames).last
-    return measure_classical_cost(
-        models.potential, last, config.timestep_fs, name=str(config.guard)
-    )

@@ -6,6 +6,7 @@ import pytest
 
 from egno_md.cli import main
 from egno_md.trajectories.store_reader import TrajectoryReader
+from tests.trajectories.page import Page
 
 
 @pytest.fixture
@@ -76,6 +77,87 @@ def test_parareal_gives_the_classical_trajectory(words, tmp_path, capsys):
     assert facts["parareal"]["slabs"] == 6
     assert len(facts["parareal"]["largest_changes_A"]) == 2
     assert set(facts["parareal"]["projected"]) == {"2", "16", "64", "256"}
+
+
+def test_counts_go_on_where_a_run_does(words, tiny_guard, tmp_path):
+    nested = ("--mode", "classical", "--inner-potential", str(tiny_guard), "--outer-step-fs", "2")
+    slabs = ("--mode", "parareal", "--n-slabs", "2", "--frames-per-slab", "2")
+    for name, more in (("multiple_time_step", nested), ("parareal", slabs)):
+        assert main(words(tmp_path / f"whole-{name}", *more)) == 0
+        part = tmp_path / f"part-{name}"
+        assert main([*words(part, *more), "--length-ps", "0.008"]) == 0
+        assert main(["run", "--resume", "--out", str(part), "--length-ps", "0.024"]) == 0
+        resumed, whole = record(part)[name], record(tmp_path / f"whole-{name}")[name]
+        for key in whole:
+            if isinstance(whole[key], int):
+                assert resumed[key] == whole[key], key
+        if name == "multiple_time_step":
+            # Before and after equilibration the same molecule, so the same period.
+            assert resumed == whole
+        else:
+            assert resumed["largest_changes_A"] == whole["largest_changes_A"]
+        # Nothing is left to do.
+        assert main(["run", "--resume", "--out", str(part)]) == 0
+        assert record(part)[name] == resumed
+
+
+def test_a_report_of_two_time_steps_has_counts_costs_and_warnings(words, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ["run", "--example", "alanine_dipeptide", "--mode", "classical", "--out", str(out)]
+    argv += ["--guard", "openmm:amber19", "--inner-potential", "openmm:amber14", "--export"]
+    argv += ["--n-replicas", "2", "--length-ps", "0.02", "--equilibration-ps", "0.004"]
+    assert main([*argv, "--timestep-fs", "0.5", "--outer-step-fs", "4"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("egno-md: warning: with an outer step of 4 fs long runs") == 1
+    assert "RuntimeWarning" not in said
+    warned = record(out)["warnings"]
+    assert len(warned) == 1
+    page = Page((out / "report.html").read_text()).words
+    for text in (
+        "What two time steps did",
+        "classical run with two time steps",
+        "openmm:amber14, to find the fastest vibration",
+        "The first resonance is at 0.5",
+        "With an outer step of 4 fs long runs",
+        "Nothing was trained to make this run cheaper.",
+        "velocity Verlet or Langevin, 1 fs",
+    ):
+        assert text in page, text
+    assert "A classical run has no guard" not in page
+    costs = record(out)["costs"]
+    assert costs["classical"]["potential"] == "openmm:amber19"
+    assert (costs["training_cpu_s"], costs["judged_by"]) == (0.0, "cpu")
+    resumed = ["run", "--resume", "--out", str(out), "--no-report", "--length-ps", "0.028"]
+    assert main(resumed) == 0
+    assert "RuntimeWarning" not in capsys.readouterr().err
+    assert record(out)["warnings"] == warned
+
+
+def test_a_report_of_parareal_is_judged_by_the_wall_clock(words, tmp_path):
+    slabs = ("--mode", "parareal", "--n-slabs", "3", "--frames-per-slab", "2", "--report")
+    assert main(words(tmp_path / "out", *slabs)) == 0
+    page = Page((tmp_path / "out" / "report.html").read_text()).words
+    for text in (
+        "What parareal did",
+        "6 slabs of time were made, in 2 windows",
+        "largest change of a position (Å), median",
+        "1, measured",
+        "256, projected",
+        "On 1 worker this run",
+    ):
+        assert text in page, text
+    assert "it never pays; integrate classically instead" not in page
+    facts = record(tmp_path / "out")
+    assert facts["costs"]["judged_by"] == "wall"
+    assert facts["parareal"]["work_ratio"] > 0
+
+
+def test_a_frame_between_two_outer_steps_is_refused_by_their_name(words, tmp_path, capsys):
+    wrong = ("--mode", "classical", "--inner-potential", "ethanol-escn", "--frame-interval-fs", "3")
+    assert main(words(tmp_path / "out", *wrong)) == 2
+    said = capsys.readouterr().err
+    assert "frame_interval_fs 3.0 is not a multiple of outer_step_fs 2.0" in said
+    assert "timestep_fs" not in said
 
 
 def test_what_does_not_go_together_is_refused(words, tmp_path, capsys):

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from egno_md.bundle import load_bundle
 from egno_md.cli import main
 from egno_md.segment import MadeBy
 from egno_md.trajectories.store_reader import TrajectoryReader
+from tests.trajectories.page import Page
 
 
 @pytest.fixture
@@ -50,7 +52,22 @@ def test_a_run_reports_acceptance_costs_and_length(words, tmp_path, capsys):
     assert "What accept/reject did" in page
     assert "Proposals were accepted" in page
     assert "What the guard did" not in page
-    assert facts["costs"] is None
+    costs = facts["costs"]
+    assert costs["classical"]["timestep_fs"] == 0.5
+    assert costs["run_cpu_s_per_ps"] == pytest.approx(facts["cpu_s"] / 0.24, rel=0.1)
+    step = costs["classical"]["cpu_s_per_ps"] * 0.5
+    assert [b["timestep_fs"] for b in costs["baselines"]] == [0.5, 1.0, 4.0]
+    for baseline in costs["baselines"]:
+        dt = baseline["timestep_fs"]
+        assert baseline["evaluations_per_ps"] * dt == 1000.0
+        assert baseline["cpu_s_per_ps"] == pytest.approx(step / dt)
+        assert not baseline["measured"]
+    assert costs["training_cpu_s"] is None  # the card of the network does not say it
+    assert costs["training_cpu_s_by_model"] == {"tiny-egno": None}
+    words_of_page = Page(page).words
+    assert "classical rivals, computed and not run" in words_of_page
+    assert "A picosecond of proposals needed" in words_of_page
+    assert "not measured" not in words_of_page
     reader = TrajectoryReader(tmp_path / "out" / "trajectory.zarr")
     np.testing.assert_allclose(reader.times_fs, 8.0 * np.arange(11))
     # Where the maker did not change from the start's, nothing was ever accepted.
@@ -99,7 +116,33 @@ def test_a_cheap_potential_proposes(words, tmp_path, tiny_guard, capsys):
     assert facts["sampling"]["acceptance"] == 1.0
     assert facts["share_integrator"] == 1.0
     assert list(facts["bundles"]) == ["tiny-escn"]
+    # The potential proposes itself: nothing was trained for that.
+    assert facts["costs"]["training_cpu_s_by_model"] == {}
+    assert facts["costs"]["training_cpu_s"] == 0.0
+    assert facts["warnings"] == []
     assert "Proposals were accepted" in (out / "report.html").read_text()
+
+
+def test_the_training_of_a_quick_copy_is_counted_and_a_copy_is_no_target(words, tmp_path, capsys):
+    out = tmp_path / "out"
+    copy = ("--proposal", "ethanol-distance", "--guard", "ethanol-distance")
+    assert main(words(out, "--proposal", "ethanol-distance", "--length-ps", "0.012")) == 0
+    said = capsys.readouterr().err
+    assert "length_ps = 0.012 is not a multiple of the 8 fs from frame to frame" in said
+    assert "the run covers 0.016 ps" in said
+    assert "quick copy" not in said
+    facts = json.loads((out / "run.json").read_text())
+    card = load_bundle("ethanol-distance").card.training
+    spent = card["cpu_seconds"] + card["sampling_cpu_seconds"]
+    assert facts["costs"]["training_cpu_s_by_model"] == {"ethanol-distance": spent}
+    assert f"{spent:.0f} CPU-seconds (ethanol-distance)" in (out / "report.html").read_text()
+    assert main(words(tmp_path / "copy", *copy)) == 0
+    said = capsys.readouterr().err
+    assert said.count("'ethanol-distance', is a quick copy of a potential") == 1
+    warned = json.loads((tmp_path / "copy" / "run.json").read_text())["warnings"]
+    assert [("do not trust it alone" in line) for line in warned] == [True]
+    page = Page((tmp_path / "copy" / "report.html").read_text()).words
+    assert "The target of this run, 'ethanol-distance', is a quick copy" in page
 
 
 @pytest.mark.parametrize(
@@ -108,6 +151,12 @@ def test_a_cheap_potential_proposes(words, tmp_path, tiny_guard, capsys):
         (["--ensemble", "nve"], "samples at a temperature"),
         (["--guard", "none"], "needs a potential and guard is none"),
         (["--proposal-fs", "9"], "proposal_fs = 9 is not a multiple of the 2 fs"),
+        (
+            ["--proposal", "ethanol-distance", "--proposal-fs", "32.3"],
+            "proposal_fs = 32.3 is not a multiple of timestep_fs = 0.5; take, for example, 32.5",
+        ),
+        (["--frame-interval-fs", "8"], "a metropolised run has one frame per proposal"),
+        (["--tuning-cpu-s", "1"], "goes with mode 'metropolised' without proposal_fs"),
         (["--mode", "guarded"], "proposal and proposal_fs go with mode 'metropolised'"),
         (["--proposal", "no-such"], "no bundle 'no-such'"),
     ],

@@ -6,6 +6,7 @@ import torch
 
 from egno_md.roles import EnergyForces
 from egno_md.state import Molecule, State
+from egno_md.trajectories.classical_baselines import classical_baselines
 from egno_md.trajectories.cost_ledger import (
     ClassicalCost,
     cost_ledger,
@@ -52,6 +53,39 @@ def test_a_slower_run_says_never():
     assert "never" in ledger.sentence()
     assert "2.0 times the CPU time" in ledger.sentence()
     assert json.loads(json.dumps(ledger.to_json(), allow_nan=False))["break_even_ps"] == "never"
+
+
+def test_parareal_is_judged_by_the_wall_clock():
+    # Twice the CPU time and half the wall-clock time: worth it.
+    ledger = cost_ledger(200.0, 600.0, 100.0, CLASSICAL, 1000.0, kind="parareal", n_workers=8)
+    assert ledger.speedup == pytest.approx(2.0)
+    assert ledger.break_even_ps == pytest.approx(500.0)
+    said = ledger.sentence()
+    assert "On 8 workers this run was 2.0 times as fast, by the wall clock" in said
+    assert "2.0 times its CPU time" in said
+    assert ledger.to_json()["judged_by"] == "wall"
+    slow = cost_ledger(800.0, 600.0, 100.0, CLASSICAL, 1000.0, kind="parareal").sentence()
+    assert "On 1 worker this run took 2.0 times the wall-clock time" in slow
+    assert "only with more workers" in slow
+
+
+def test_proposals_are_no_course_of_time():
+    quick = cost_ledger(200.0, 100.0, 100.0, CLASSICAL, 0.0, kind="proposals").sentence()
+    assert "A picosecond of proposals needed 3.0 times less CPU time than one of" in quick
+    assert "Nothing had to be trained" in quick
+    slow = cost_ledger(200.0, 600.0, 100.0, CLASSICAL, 10.0, kind="proposals").sentence()
+    assert "2.0 times the CPU time of one of classical" in slow
+    assert "never" not in slow
+    assert all("effective samples per CPU-second" in said for said in (quick, slow))
+
+
+def test_what_training_is_made_of_and_the_rivals_are_kept():
+    rivals = classical_baselines(2e-3, 1e-3, Molecule.from_numbers([6, 1]))
+    spent = {"quick": 10.0, "slow": None}
+    ledger = cost_ledger(1.0, 1.0, 1.0, CLASSICAL, baselines=rivals, training=spent)
+    fields = json.loads(json.dumps(ledger.to_json(), allow_nan=False))
+    assert fields["training_cpu_s_by_model"] == spent
+    assert [b["cpu_over_run"] for b in fields["baselines"]] == pytest.approx([2.0, 1.0, 0.25])
 
 
 def test_unknown_training_cost_is_said():

@@ -1,0 +1,88 @@
+"""Options of `egno-md run` that would have no effect in the mode of the run are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from egno_md.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """Settings that something else must be there for.
+
+    Attributes:
+        keys: the settings.
+        needs: what they go with, for people.
+        met: whether that is there.
+    """
+
+    keys: tuple[str, ...]
+    needs: str
+    met: Callable[[RunConfig], bool]
+
+
+_USES: Final = (
+    _Use(("outer_step_fs",), "an inner_potential", lambda job: job.inner_potential is not None),
+    _Use(
+        ("frame_interval_fs",),
+        "other modes: a metropolised run has one frame per proposal (proposal_fs)",
+        lambda job: job.mode != "metropolised",
+    ),
+    _Use(
+        ("n_slabs", "frames_per_slab", "tolerance_A", "slabs_at_once", "n_workers"),
+        "mode 'parareal'",
+        lambda job: job.mode == "parareal",
+    ),
+    _Use(
+        ("energy_every", "energy_frames", "recover_after", "guard_calibration_windows"),
+        "mode 'guarded'",
+        lambda job: job.mode == "guarded",
+    ),
+    _Use(
+        ("guard_alarm_rate",),
+        "guard_calibration_windows in mode 'guarded'",
+        lambda job: job.mode == "guarded" and job.guard_calibration_windows > 0,
+    ),
+    _Use(
+        ("tuning_cpu_s",),
+        "mode 'metropolised' without proposal_fs",
+        lambda job: job.mode == "metropolised" and job.proposal_fs is None,
+    ),
+)
+
+#: An option for one of these changes what the settings of a job file are there for.
+_DECIDING: Final = frozenset(
+    {"mode", "inner_potential", "proposal_fs", "guard_calibration_windows"}
+)
+
+
+def refuse_unused(
+    config: RunConfig, by_option: Collection[str], by_file: Collection[str] = ()
+) -> None:
+    """Refuse settings that were named and would do nothing.
+
+    Args:
+        config: the settings, put together.
+        by_option: keys named on the command line.
+        by_file: keys named in a job file. Where the command line asks for another mode, those that
+            the file has for its own mode are left alone.
+
+    Raises:
+        ValueError: naming the first such setting, its value and what it needs.
+    """
+    named = set(by_option)
+    if not named & _DECIDING:
+        named |= set(by_file)
+    for use in _USES:
+        if use.met(config):
+            continue
+        for key in use.keys:
+            if key in named:
+                raise ValueError(
+                    f"{key} = {getattr(config, key)!r} would have no effect here, in mode "
+                    f"{config.mode!r}; it goes with {use.needs}"
+                )
