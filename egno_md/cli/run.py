@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from egno_md.cli.run_end import earlier_warnings, finish
-
 if TYPE_CHECKING:
-    from egno_md.cli.run_warnings import RunWarnings
     from egno_md.config import RunConfig
     from egno_md.roles import Potential
     from egno_md.state import State
     from egno_md.trajectories.generate import RunSummary
     from egno_md.trajectories.run_models import RunModels
+    from egno_md.trajectories.run_warnings import RunWarnings
 
 #: What may differ when a run is continued: nothing that the numbers depend on.
 _FREE: Final = frozenset(
@@ -41,10 +39,9 @@ def run(argv: Sequence[str]) -> int:
         ValueError: if an option or a file is wrong, or the dynamics fails.
         OSError: if the disk is full or fails.
     """
-    from egno_md.cli.run_warnings import RunWarnings
-    from egno_md.cli.unused_options import refuse_unused
     from egno_md.config import RunConfig, read_job
     from egno_md.job import named_keys
+    from egno_md.trajectories.unused_settings import refuse_unused
 
     config = read_job(RunConfig, argv)
     store = Path(config.out) / STORE
@@ -60,7 +57,9 @@ def run(argv: Sequence[str]) -> int:
         refuse_unused(config, *named_keys(RunConfig, argv))
 
     from egno_md.trajectories.generate import RunInterrupted
+    from egno_md.trajectories.run_end import finish
     from egno_md.trajectories.run_setup import check_device, reproducible
+    from egno_md.trajectories.run_warnings import RunWarnings
 
     check_device(config.device)
     warned = RunWarnings()
@@ -109,6 +108,7 @@ def _generate(config: RunConfig, store: Path, warned: RunWarnings) -> tuple[RunM
     from egno_md.trajectories.generate import StoreOptions, generate
     from egno_md.trajectories.guard_calibration import with_limits
     from egno_md.trajectories.progress import bar
+    from egno_md.trajectories.run_end import earlier_warnings
     from egno_md.trajectories.run_models import load_models
     from egno_md.trajectories.run_setup import build_propagator
 

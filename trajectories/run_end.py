@@ -6,17 +6,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from egno_md.bundle import load_bundle
+from egno_md.propagators.potential_bundles import POTENTIAL_KINDS, potential_of
+from egno_md.roles import Potential
+from egno_md.state import Molecule
+from egno_md.trajectories.cost_ledger import ClassicalCost, measure_classical_cost
+from egno_md.trajectories.export import export
+from egno_md.trajectories.generate import RunSummary
+from egno_md.trajectories.run_models import RunModels
+from egno_md.trajectories.run_output import describe, run_facts, write_run_json
+from egno_md.trajectories.run_record import read_run
+from egno_md.trajectories.store_reader import TrajectoryReader
 
 if TYPE_CHECKING:
     from egno_md.config import RunConfig
-    from egno_md.roles import Potential
-    from egno_md.state import Molecule
-    from egno_md.trajectories.cost_ledger import ClassicalCost
-    from egno_md.trajectories.generate import RunSummary
-    from egno_md.trajectories.run_models import RunModels
 
-RUN_FILE = "run.json"
+#: What a run leaves for programs.
+RUN_FILE: Final = "run.json"
 
 
 def finish(
@@ -33,10 +43,6 @@ def finish(
     Raises:
         OSError: if something cannot be written.
     """
-    from egno_md.trajectories.export import export
-    from egno_md.trajectories.run_output import describe, run_facts, write_run_json
-    from egno_md.trajectories.run_record import read_run
-
     out, store = Path(config.out), summary.store
     written = [store]
     for kind in config.export:
@@ -48,6 +54,7 @@ def finish(
     facts = run_facts(record, summary)
     print(describe(record, summary))
     if config.report:
+        # Only a report needs what draws.
         from egno_md.trajectories.report import report_on
 
         report = report_on(
@@ -90,9 +97,6 @@ def _classical_cost(config: RunConfig, models: RunModels, store: Path) -> Classi
     """Time classical dynamics with the potential of the run, unless that is the run itself."""
     if config.mode == "classical" and config.inner_potential is None:
         return None
-    from egno_md.trajectories.cost_ledger import measure_classical_cost
-    from egno_md.trajectories.store_reader import TrajectoryReader
-
     reader = TrajectoryReader(store)
     last = reader.segment(reader.n_frames - 1, reader.n_frames).last
     potential = models.potential or _known_potential(config, last.molecule)
@@ -103,11 +107,6 @@ def _classical_cost(config: RunConfig, models: RunModels, store: Path) -> Classi
 
 def _known_potential(config: RunConfig, molecule: Molecule) -> Potential | None:
     """The potential that would guard a run by the network alone, if it knows the molecule."""
-    import torch
-
-    from egno_md.bundle import load_bundle
-    from egno_md.propagators.potential_bundles import POTENTIAL_KINDS, potential_of
-
     if config.guard is None or ":" in config.guard:
         return None
     try:

@@ -5,9 +5,9 @@ from importlib.resources import files
 import pytest
 
 from egno_md.cli import main
-from egno_md.cli.unused_options import refuse_unused
 from egno_md.config import RunConfig, read_job
 from egno_md.job import named_keys
+from egno_md.trajectories.unused_settings import refuse_unused
 
 MODES = ("surrogate", "guarded", "metropolised", "classical", "parareal")
 EXAMPLES = sorted(
