@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -43,6 +43,7 @@ class ForcePlan:
         scale: global parameter that multiplies energy and forces; "" for none.
         rows: which particles the atoms are, if OpenMM does not pick them out itself; empty: it
             does.
+        bonds: pairs of the atoms, counted among them, i < j, sorted; empty where nobody knows.
     """
 
     source: ModelSource
@@ -50,6 +51,7 @@ class ForcePlan:
     periodic: bool
     scale: str = ""
     rows: tuple[int, ...] = ()
+    bonds: tuple[tuple[int, int], ...] = ()
 
 
 class ForceEvaluation:
@@ -78,6 +80,7 @@ class ForceEvaluation:
             plan.periodic,
             plan.scale,
             zlib.compress(rows) if rows else b"",
+            _packed(plan.bonds),
         )
 
     def __call__(self, state: Any) -> tuple[float, NDArray[np.float64]]:  # noqa: ANN401
@@ -155,7 +158,10 @@ class ForceEvaluation:
                 f"{len(x)}"
             )
         if last is None or self._box != box or last.positions.device != x.device:
-            molecule = Molecule.from_numbers(self.plan.numbers, pbc=(self.plan.periodic,) * 3)
+            plan = self.plan
+            molecule = Molecule.from_numbers(
+                plan.numbers, bonds=plan.bonds, pbc=(plan.periodic,) * 3
+            )
             cell = None
             if box is not None:
                 cell = torch.tensor(box, dtype=torch.float64, device=x.device) * _LENGTH
@@ -235,6 +241,20 @@ def _moved(state: State, x: Tensor) -> State:
     return moved
 
 
+def _packed(bonds: tuple[tuple[int, int], ...]) -> bytes:
+    """Bonds as few bytes; differences of neighbours repeat in a liquid."""
+    steps = np.diff(np.array(bonds, dtype="<i4").reshape(-1, 2), axis=0, prepend=0)
+    return zlib.compress(steps.astype("<i4").tobytes()) if bonds else b""
+
+
+def _unpacked(packed: bytes) -> tuple[tuple[int, int], ...]:
+    """Undo `_packed`."""
+    if not packed:
+        return ()
+    steps = np.frombuffer(zlib.decompress(packed), dtype="<i4").reshape(-1, 2)
+    return tuple((int(i), int(j)) for i, j in steps.cumsum(0))
+
+
 def _made_again(
     kind: type[ForceEvaluation],
     source: tuple[str, str, str, str | None, bool],
@@ -242,8 +262,11 @@ def _made_again(
     periodic: bool,
     scale: str,
     rows: bytes,
+    bonds: bytes = b"",
 ) -> ForceEvaluation:
     """Undo `__reduce__`."""
     particles = np.frombuffer(zlib.decompress(rows), dtype="<i4").tolist() if rows else []
     atoms = tuple(zlib.decompress(numbers))
-    return kind(ForcePlan(ModelSource(*source), atoms, periodic, scale, tuple(particles)))
+    plan = ForcePlan(ModelSource(*source), atoms, periodic, scale, tuple(particles))
+    # Forces that an earlier version wrote have no bonds.
+    return kind(replace(plan, bonds=_unpacked(bonds)))

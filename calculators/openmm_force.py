@@ -15,6 +15,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Final
 
@@ -54,7 +55,8 @@ def openmm_force(
     Args:
         bundle: name or path of an eSCN bundle, a bundle that was read, or any potential.
         topology_or_numbers: all particles of the System, as a topology or as atomic numbers; 0,
-            or no element, for virtual sites and other particles that are no atoms.
+            or no element, for virtual sites and other particles that are no atoms. A topology's
+            bonds are kept: a quick copy checks the order of the atoms by them.
         atoms: particles to act on; None: all that are atoms.
         backend: "python", "python-torch", "torchscript" or "auto" (python).
         periodic: whether the System is; None: if the topology has a box. Give it with numbers.
@@ -84,6 +86,7 @@ def openmm_force(
         tuple(numbers[i] for i in particles),
         boxed if periodic is None else periodic,
         _checked_scale(scale),
+        bonds=_bonds(topology_or_numbers, particles),
     )
     chosen = [] if particles == list(range(len(numbers))) else particles
     if backend == "torchscript":
@@ -102,7 +105,7 @@ def _python_force(plan: ForcePlan, shared: SharedPotential, chosen: list[int]) -
     parameters = {plan.scale: 1.0} if plan.scale else {}
     if hasattr(openmm.PythonForce, "setParticles"):
         return openmm.PythonForce(ForceEvaluation(plan, shared), parameters, chosen)
-    plan = ForcePlan(plan.source, plan.numbers, plan.periodic, plan.scale, tuple(chosen))
+    plan = replace(plan, rows=tuple(chosen))
     return openmm.PythonForce(ForceEvaluation(plan, shared), parameters)
 
 
@@ -119,6 +122,18 @@ def _particles(given: app.Topology | Sequence[int]) -> tuple[list[int], bool]:
             "allowed are 1 to 118, and 0 for particles that are no atoms"
         )
     return numbers, False
+
+
+def _bonds(
+    given: app.Topology | Sequence[int], particles: list[int]
+) -> tuple[tuple[int, int], ...]:
+    """Bonds of a topology between the chosen particles, counted among these, i < j, sorted."""
+    if not isinstance(given, app.Topology):
+        return ()
+    place = {particle: k for k, particle in enumerate(particles)}
+    ends = ((place.get(a.index), place.get(b.index)) for a, b in given.bonds())
+    pairs = {(min(i, j), max(i, j)) for i, j in ends if i is not None and j is not None}
+    return tuple(sorted(pairs))
 
 
 def _whole(what: str, value: object) -> int:

@@ -19,6 +19,10 @@ from torch import Tensor
 #: bond by up to about 20 %; the nearest pairs that are not bonded are beyond 1.5.
 BOND_FACTOR: Final = 1.25
 
+#: A pair farther apart than this times that sum is not bonded, however far a bond vibrates. Most
+#: pairs two bonds apart are beyond it.
+TORN_FACTOR: Final = 1.6
+
 #: Elements that are no metals: H, He, B to Ne, Si to Ar, Ge to Kr, Te to Xe, At, Rn.
 _NO_METALS: Final = (
     *(1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18),
@@ -148,6 +152,36 @@ def guess_bonds(
         metal = ~torch.isin(z, torch.tensor(_NO_METALS))
         bonded = bonded & ~(metal[pairs[:, 0]] & metal[pairs[:, 1]])
     return pairs[bonded]
+
+
+def torn_bond(
+    numbers: Tensor, positions: Tensor, bonds: Tensor, factor: float = TORN_FACTOR
+) -> tuple[int, int, float] | None:
+    """Find a bond that no geometry explains: its atoms are in another order.
+
+    Args:
+        numbers: `(n_atoms,)` atomic numbers.
+        positions: `(n_replicas, n_atoms, 3)`, Å.
+        bonds: `(n_bonds, 2)`, pairs of atoms that should be bonded.
+        factor: longest length, in sums of covalent radii.
+
+    Returns:
+        The two atoms and their distance, Å, in the replica where it is shortest; of the bond that
+        is the most too long; None where all may be bonds.
+    """
+    from ase.data import covalent_radii
+
+    if not len(bonds):
+        return None
+    radii = torch.tensor(covalent_radii, dtype=torch.float64)[numbers.detach().cpu()]
+    x = positions.detach().to("cpu", torch.float64)
+    i, j = bonds.unbind(1)
+    lengths = (x[:, i] - x[:, j]).norm(dim=-1).amin(0)
+    excess = lengths / (radii[i] + radii[j])
+    worst = int(excess.argmax())
+    if not float(excess[worst]) > factor:
+        return None
+    return int(i[worst]), int(j[worst]), float(lengths[worst])
 
 
 def bond_graph_distance(n_atoms: int, bonds: Tensor, cap: int) -> Tensor:

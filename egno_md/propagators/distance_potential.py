@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from egno_md.bonds import torn_bond
 from egno_md.models.one_molecule import OneMolecule
 from egno_md.propagators.network_evaluation import check_finite, evaluation_copy
 from egno_md.roles import EnergyForces
@@ -123,5 +124,15 @@ class DistancePotential:
             raise ValueError(
                 "a distance network knows the molecule that it was trained on: the bond between "
                 f"atoms {i} and {j} is there in one of them only"
+            )
+        # Without bonds only the places can tell equal elements from one another.
+        known_bonds = torch.tensor(sorted(mine), dtype=torch.int64).reshape(-1, 2)
+        torn = None if bonds else torn_bond(molecule.numbers, state.positions, known_bonds)
+        if torn is not None:
+            raise ValueError(
+                "a distance network knows the molecule that it was trained on, in the same order "
+                f"of atoms: atoms {torn[0]} and {torn[1]} are bonded there and {torn[2]:.2f} Å "
+                "apart here; put the atoms in that order, or start from a geometry in which its "
+                "bonds are not torn"
             )
         self._checked = molecule

@@ -88,6 +88,46 @@ def test_other_bonds_are_refused(model):
         DistancePotential(model).evaluate(state(other))
 
 
+@pytest.mark.parametrize("name", ["ethanol", "aspirin", "naphthalene"])
+def test_without_bonds_another_order_is_found_from_the_places(name):
+    """Every exchange of two atoms that makes another molecule of it, and no other."""
+    known = read_structure(f"egno_md/examples/{name}.xyz")
+    numbers, bonds = known.molecule.numbers, known.molecule.bonds
+    potential = DistancePotential(DistanceNetwork(numbers.tolist(), bonds.tolist(), width=2))
+    mine = {tuple(pair) for pair in bonds.tolist()}
+    refused = kept = 0
+    for i, j in torch.combinations(torch.arange(len(numbers))).tolist():
+        if numbers[i] != numbers[j]:
+            continue
+        order = torch.arange(len(numbers))
+        order[[i, j]] = torch.tensor([j, i])
+        moved = {tuple(sorted(order[list(pair)].tolist())) for pair in mine}
+        # Looked at once for each molecule.
+        nameless = Molecule(numbers, known.molecule.masses)
+        there = State.at_rest(nameless, known.positions[:, order].double())
+        if moved == mine:
+            potential._check(there)
+            kept += 1
+        else:
+            with pytest.raises(ValueError, match=r"are bonded there and \d\.\d\d Å apart here"):
+                potential._check(there)
+            refused += 1
+    assert refused > 10
+    assert kept == {"ethanol": 4, "aspirin": 3, "naphthalene": 0}[name]
+
+
+def test_without_bonds_stretched_ones_are_believed(model):
+    """A start far from rest is no other order; nor are several replicas, one of them torn."""
+    potential = DistancePotential(model)
+    nameless = Molecule(ETHANOL.molecule.numbers, ETHANOL.molecule.masses)
+    x = ETHANOL.positions.double()
+    potential._check(State.at_rest(nameless, 1.4 * x))
+    fresh = DistancePotential(model)
+    fresh._check(State.at_rest(nameless, torch.cat([x, 3.0 * x])))
+    with pytest.raises(ValueError, match="or start from a geometry in which its bonds are not"):
+        DistancePotential(model)._check(State.at_rest(nameless, 3.0 * x))
+
+
 def test_atoms_in_one_place_give_an_error_and_no_number(model):
     x = ETHANOL.positions.double().clone()
     x[0, 1] = x[0, 0]
