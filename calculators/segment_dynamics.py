@@ -9,7 +9,6 @@ from typing import IO, Any
 import numpy as np
 import torch
 from ase import Atoms, units
-from ase.md.logger import MDLogger
 from ase.md.md import MolecularDynamics
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,6 +18,7 @@ from egno_md.calculators.evaluation_options import checked_threads, threads
 from egno_md.calculators.held_atoms import held_by, without_held_motion
 from egno_md.calculators.segment_parts import (
     Guard,
+    LoggerWithoutEnergies,
     Maker,
     Thermostat,
     bath_between,
@@ -77,6 +77,8 @@ class SegmentDynamics(MolecularDynamics):
         judges: Sequence[Judge] = (),
         fallback: Propagator | None = None,
         fallback_timestep_fs: float = 0.5,
+        segments_per_proposal: int = 1,
+        recover_after: int | None = None,
         horizon_fs: float | None = None,
         bonds: Sequence[tuple[int, int]] | Tensor | None = None,
         device: str = "cpu",
@@ -104,6 +106,8 @@ class SegmentDynamics(MolecularDynamics):
             judges: others, asked before the energy.
             fallback: makes again what is rejected; velocity Verlet with the guard when None.
             fallback_timestep_fs: longest step of that.
+            segments_per_proposal: segments that are judged together; the bath acts between.
+            recover_after: a rejection halves the next proposals, so many accepted ones undo it.
             horizon_fs: length of a segment; what the bundle was trained for when None.
             bonds: pairs of atoms; guessed from the positions when None.
             device: where a bundle computes.
@@ -142,10 +146,15 @@ class SegmentDynamics(MolecularDynamics):
                 judges=judges,
                 fallback=fallback,
                 fallback_timestep_fs=fallback_timestep_fs,
+                segments_per_proposal=segments_per_proposal,
+                recover_after=recover_after,
             )
             atoms.calc = calculator if atoms.calc is None else atoms.calc
-        elif judges or fallback is not None:
-            raise ValueError("judges and a fallback go with a guard: give guard=, too")
+        elif judges or fallback is not None or (segments_per_proposal, recover_after) != (1, None):
+            raise ValueError(
+                "judges, fallback, segments_per_proposal and recover_after go with a guard: give "
+                "guard=, too"
+            )
         v = without_held_motion(self._held, start.molecule, start.velocities)
         moving = start.with_(velocities=v)
         self._choose_bath(fast, moving, temperature_K, thermostat, coupling_per_ps, seed)
@@ -163,7 +172,7 @@ class SegmentDynamics(MolecularDynamics):
         )
         self._put(own_copy(moving.positions[0]), own_copy(v[0]))
         if logfile:
-            logger = _Logger(dyn=self, atoms=atoms, logfile=logfile, comm=self.comm)
+            logger = LoggerWithoutEnergies(dyn=self, atoms=atoms, logfile=logfile, comm=self.comm)
             self.attach(self.closelater(logger), loginterval)  # type: ignore[no-untyped-call]
 
     def _choose_bath(
@@ -388,10 +397,3 @@ class SegmentDynamics(MolecularDynamics):
             cell = state_from_atoms(self.atoms, self.molecule).cell
             times, x, v, made_by, energies = (frames[name] for name in _FRAMES)
             self._take(Segment(self.molecule, times, x, v, made_by, energies, cell))
-
-
-class _Logger(MDLogger):
-    """ASE's logger, that also works without a calculator."""
-
-    def _potential_energy(self) -> float:
-        return float("nan") if self.atoms.calc is None else float(super()._potential_energy())  # type: ignore[no-untyped-call]

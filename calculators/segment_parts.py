@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
+from ase.md.logger import MDLogger
 from torch import Tensor
 
 from egno_md.ase_atoms import molecule_from_atoms, refuse_charge_and_spin, state_from_atoms
@@ -153,6 +154,8 @@ def guarded(
     judges: Sequence[Judge],
     fallback: Propagator | None,
     fallback_timestep_fs: float,
+    segments_per_proposal: int,
+    recover_after: int | None,
 ) -> GuardedPropagator:
     """Put judges and a fallback behind a propagator.
 
@@ -164,9 +167,12 @@ def guarded(
         judges: others, asked first.
         fallback: makes what is rejected again; velocity Verlet with the potential when None.
         fallback_timestep_fs: longest step of that velocity Verlet.
+        segments_per_proposal: segments that are judged together, see `GuardedPropagator`.
+        recover_after: accepted proposals that undo the halving by a rejection; None: no halving.
 
     Raises:
-        ValueError: if a number is not positive or the frame intervals differ.
+        ValueError: if a number is not positive, the frame intervals differ, or the propagator has
+            a bath of its own.
     """
     if fallback is None:
         if not 0.0 < fallback_timestep_fs < float("inf"):
@@ -177,7 +183,13 @@ def guarded(
     asked = list(judges)
     if energy_limit_eV is not None:
         asked.append(EnergyJudge(potential, energy_limit_eV, frames=energy_frames))
-    return GuardedPropagator(fast, fallback, asked)
+    return GuardedPropagator(
+        fast,
+        fallback,
+        asked,
+        segments_per_proposal=segments_per_proposal,
+        recover_after=recover_after,
+    )
 
 
 def bath_between(
@@ -221,6 +233,13 @@ def bond_list(bonds: Sequence[tuple[int, int]] | Tensor) -> Tensor:
     pairs = torch.as_tensor(bonds, dtype=torch.int64).reshape(-1, 2)
     ordered: Tensor = torch.unique(pairs.sort(1).values, dim=0)
     return ordered
+
+
+class LoggerWithoutEnergies(MDLogger):
+    """ASE's logger, that also works without a calculator."""
+
+    def _potential_energy(self) -> float:
+        return float("nan") if self.atoms.calc is None else float(super()._potential_energy())  # type: ignore[no-untyped-call]
 
 
 def own_copy(tensor: Tensor) -> Tensor:

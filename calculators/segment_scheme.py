@@ -122,6 +122,8 @@ def scheme_of(
     judges: Sequence[Judge],
     safe: ContextIntegrator | None,
     constraints: Literal["refuse", "project"],
+    segments_per_proposal: int = 1,
+    recover_after: int | None = None,
 ) -> Propagator:
     """Put constraints, judges and the fallback around a propagator.
 
@@ -131,16 +133,24 @@ def scheme_of(
         judges: of every segment.
         safe: makes the frames that are not accepted.
         constraints: "project" moves every frame onto the system's constraints.
+        segments_per_proposal: segments that are judged together, see `GuardedPropagator`.
+        recover_after: accepted proposals that undo the halving by a rejection; None: no halving.
 
     Raises:
-        ValueError: if there are judges and no fallback, two judges have one name, or a
-            propagator with a bath would be guarded.
+        ValueError: if there is something for a guard and no fallback, two judges have one name,
+            or a propagator with a bath would be guarded.
     """
     if frames.has_constraints and constraints == "project":
         propagator = ConstrainedFrames(propagator, frames)
     if safe is not None:
-        return GuardedPropagator(propagator, safe, judges)
-    if judges:
+        return GuardedPropagator(
+            propagator,
+            safe,
+            judges,
+            segments_per_proposal=segments_per_proposal,
+            recover_after=recover_after,
+        )
+    if judges or (segments_per_proposal, recover_after) != (1, None):
         raise ValueError(
             "a guard needs a fallback for what it rejects; give, for example, "
             "fallback=LangevinMiddleIntegrator(300*kelvin, 1/picosecond, 0.5*femtosecond)"

@@ -58,6 +58,8 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
         energy_limit: unit.Quantity | float | None = None,
         energy_frames: EnergyFrames = "auto",
         fallback: openmm.Integrator | None = None,
+        segments_per_proposal: int = 1,
+        recover_after: int | None = None,
         constraints: Literal["refuse", "project"] = "refuse",
         platform: openmm.Platform | None = None,
         platformProperties: dict[str, str] | None = None,
@@ -74,6 +76,9 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
             energy_limit: largest change of the system's total energy over a segment, kJ/mol.
             energy_frames: frames the system is asked for: "last", "all", "auto", see `EnergyJudge`.
             fallback: makes the frames that are not accepted or not finite.
+            segments_per_proposal: segments that are judged together; thermostats act between.
+            recover_after: a rejection halves the next proposals, so many accepted ones undo it;
+                None: all are full.
             constraints: "project" moves frames onto the system's constraints; "refuse" refuses
                 a system that has some.
             platform: platform of OpenMM.
@@ -106,7 +111,8 @@ class SegmentSimulation(app.Simulation):  # type: ignore[misc]
             safe = ContextIntegrator(frames, baths, fallback, 1, interval_fs, fast.n_frames)
         self.molecule: Molecule = roles.molecule
         self.events: list[Event] = []
-        self.propagator = scheme_of(fast, frames, judges, safe, constraints)
+        many = (segments_per_proposal, recover_after)
+        self.propagator = scheme_of(fast, frames, judges, safe, constraints, *many)
         # The integrator of the context goes on under this one; see SegmentSteps.
         self.integrator = SegmentSteps(frames, self.propagator, baths, self.events.extend)
 

@@ -15,8 +15,8 @@ from egno_md.propagators.metropolised import Metropolised
 from egno_md.propagators.multiple_time_step import MultipleTimeStep, MultipleTimeStepLangevin
 from egno_md.propagators.parareal import Parareal
 from egno_md.roles import EnergyForces
-from tests.calculators.tethered_atoms import Tethers, some_atoms
-from tests.calculators.wells import REFERENCE, STIFFNESS, carbons, positions_of, start
+from tests.calculators.tethered_atoms import Oscillators, Tethers, some_atoms
+from tests.calculators.wells import REFERENCE, STIFFNESS, ExactWells, carbons, positions_of, start
 from tests.propagators.exact_distributions import KELVIN
 
 
@@ -152,3 +152,46 @@ def test_openmm_refuses_a_guard_and_a_second_bath(make):
         SegmentSimulation(*given, platform=REFERENCE)
     with pytest.raises(ValueError, match="take the thermostat out of the system"):
         SegmentIntegrator(*given)
+
+
+def test_ase_passes_on_how_proposals_are_judged():
+    many = {"segments_per_proposal": 3, "recover_after": 2}
+    fast = Oscillators(n_frames=4)
+
+    def damage(segment):
+        if fast.calls == 1:
+            segment.positions[:, 2] += 5.0
+
+    fast.damage = damage
+    dyn = SegmentDynamics(some_atoms(), fast, guard=Tethers(), bonds=[], **many)
+    assert dyn.todict()["frames_per_segment"] == 12
+    dyn.run(12)
+    # The first segment was cut, so the next proposals had half of the 12 frames.
+    assert dyn.statistics().shortest_frames == 6
+    assert dyn.statistics().frames_by["INTEGRATOR"] == 2
+    for option in ({"segments_per_proposal": 2}, {"recover_after": 1}):
+        with pytest.raises(ValueError, match="go with a guard: give guard="):
+            SegmentDynamics(some_atoms(), Oscillators(), bonds=[], **option)
+
+
+def test_openmm_passes_on_how_proposals_are_judged():
+    topology, system = carbons(2)
+    wells = ExactWells(n_frames=4)
+
+    def damage(segment):
+        if wells.calls == 1:
+            segment.positions[:, 2] = torch.nan
+
+    wells.damage = damage
+    many = {"segments_per_proposal": 3, "recover_after": 2}
+    verlet = openmm.VerletIntegrator(0.001)
+    given = (topology, system, wells)
+    simulation = SegmentSimulation(*given, fallback=verlet, platform=REFERENCE, **many)
+    start(simulation)
+    simulation.step(12)
+    assert simulation.propagator.n_frames == 12
+    assert simulation.statistics().shortest_frames == 6
+    assert simulation.statistics().frames_by["INTEGRATOR"] == 2
+    for option in ({"segments_per_proposal": 2}, {"recover_after": 1}):
+        with pytest.raises(ValueError, match="a guard needs a fallback"):
+            SegmentSimulation(*given, platform=REFERENCE, **option)
