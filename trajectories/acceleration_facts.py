@@ -62,13 +62,19 @@ def _two_time_steps(config: Mapping[str, Any], saved: Mapping[str, Tensor]) -> A
     if "evaluations" not in saved:
         return Acceleration("multiple_time_step", {})
     outer, inner = saved["evaluations"].tolist()
-    period = saved.get("vibration.period_fs")
-    probing = saved.get("vibration.n_evaluations")
+    found = {
+        name: float(value)
+        for name, value in taken_from("vibration", saved).items()
+        if value.numel() == 1
+    }
+    period = found.get("period_fs")
     facts = {
         "outer": outer,
         "inner": inner,
-        "probing": 0 if probing is None else int(probing),
-        "fastest_period_fs": None if period is None else float(period),
+        "probing": int(found.get("n_evaluations", 0)),
+        "probing_outer": int(found.get("n_evaluations_outer", 0)),
+        "fastest_period_fs": period,
+        "fastest_is_outer": bool(found.get("of_outer", False)),
         "outer_step_fs": config["outer_step_fs"],
         "inner_step_fs": config["timestep_fs"],
     }
@@ -77,7 +83,7 @@ def _two_time_steps(config: Mapping[str, Any], saved: Mapping[str, Tensor]) -> A
         f"{facts['outer_step_fs']:g} and {facts['inner_step_fs']:g} fs"
     )
     if period is not None:
-        said += f"; fastest vibration {float(period):.1f} fs"
+        said += f"; fastest vibration {period:.1f} fs"
     return Acceleration("multiple_time_step", facts, (said,))
 
 

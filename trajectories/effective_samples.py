@@ -98,7 +98,8 @@ class EffectiveSamples:
         Args:
             cpu_s: processor time of the run; NaN when unknown.
         """
-        few = f"{self.needed:g} in {self.n_replicas} replicas"
+        replicas = "1 replica" if self.n_replicas == 1 else f"{self.n_replicas} replicas"
+        few = f"{self.needed:g} in {replicas}"
         if self.mean < self.needed:
             return f"effective samples of slow coordinates: too short to tell (below {few})"
         text = f"{self.mean:.0f} effective samples of slow coordinates"

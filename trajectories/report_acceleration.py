@@ -46,7 +46,8 @@ def _two_time_steps(record: RunRecord, facts: Mapping[str, Any]) -> list[str]:
     rows = [
         (accurate, f"{outer_fs:g}", str(facts["outer"])),
         (cheap, f"{inner_fs:g}", str(facts["inner"])),
-        (f"{cheap}, to find the fastest vibration", "", str(facts["probing"])),
+        (f"{accurate}, to find its fastest vibration", "", str(facts["probing_outer"])),
+        (f"{cheap}, to find its fastest vibration", "", str(facts["probing"])),
         (f"{accurate} with one time step, for comparison", f"{inner_fs:g}", str(steps + 1)),
     ]
     head = ("potential", "step (fs)", "evaluations of the forces of all replicas")
@@ -55,8 +56,10 @@ def _two_time_steps(record: RunRecord, facts: Mapping[str, Any]) -> list[str]:
     if period is None or not math.isfinite(period):
         return [*parts, html.paragraph("No fastest vibration was found to compare the step with.")]
     share = outer_fs / period
+    whose = accurate if facts["fastest_is_outer"] else cheap
     text = (
-        f"The fastest vibration has a period of {period:.1f} fs at the start, so the outer step is "
+        f"The fastest vibration of both, that of {whose}, has a period of {period:.1f} fs at the "
+        f"first frame of the first replica (it varies along a trajectory), and the outer step is "
         f"{share:.2f} of it. The first resonance is at 0.5; long runs at constant energy drift "
         "from about 0.33 on, and up to 0.3 is safer."
     )

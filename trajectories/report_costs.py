@@ -129,9 +129,10 @@ def cost_section(record: RunRecord, ledger: CostLedger | None) -> list[str]:
         parts.append(html.picture(svg, _training(ledger)))
     else:
         parts.append(html.paragraph(_training(ledger)))
+    replicas = "1 replica" if c.n_replicas == 1 else f"{c.n_replicas} replicas"
     note = (
         f"The classical price was measured after the run in the same process: {c.n_steps} steps "
-        f"of velocity Verlet with {c.n_replicas} replicas at once. The run's price has everything "
+        f"of velocity Verlet with {replicas} at once. The run's price has everything "
         "in it: network, judges, fallback, thermostat and writing."
     )
     return [*parts, html.paragraph(note, soft=True)]
@@ -174,8 +175,8 @@ def _rivals(ledger: CostLedger) -> list[str]:
     )
     if ledger.kind == "proposals":
         text += (
-            " They have the course of time, and this run has not: its effective samples per "
-            "CPU-second are above, theirs have to be measured (egno-md benchmark acceleration)."
+            " They have a course of time, and this run has not: compare effective samples per "
+            "CPU-second, which egno-md benchmark acceleration measures for all of them."
         )
     else:
         text += (
@@ -183,6 +184,9 @@ def _rivals(ledger: CostLedger) -> list[str]:
             "samples as one of the run, so effective samples per CPU-second have these ratios, "
             "too; heavy hydrogens and fixed bonds change that a little."
         )
+        cheaper = [row[0] for row in rows if float(row[-1]) < 1.0]
+        if cheaper:
+            text += f" Cheaper than this run: {'; '.join(cheaper)}."
     return [html.table(head, rows, (1, 2, 3, 4)), html.paragraph(text, soft=True)]
 
 
@@ -199,5 +203,6 @@ def _training(ledger: CostLedger) -> str:
         return text
     even = ledger.break_even_ps
     if even is None or math.isinf(even):
-        return text + " It is never paid back by runs of this kind."
+        workers = " with so many workers" if ledger.kind == "parareal" else ""
+        return text + f" It is never paid back by runs of this kind{workers}."
     return text + f" It is paid back after {duration(even)} of all replicas together."

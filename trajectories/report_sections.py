@@ -38,7 +38,7 @@ def warnings_section(record: RunRecord) -> list[str]:
     if not record.warnings:
         return []
     said = [html.paragraph(f"{text[:1].upper()}{text[1:]}.") for text in record.warnings]
-    return [html.heading("Warnings"), *said]
+    return [html.heading("What the run warned of"), *said]
 
 
 def makers_section(record: RunRecord) -> list[str]:

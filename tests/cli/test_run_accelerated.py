@@ -116,7 +116,7 @@ def test_a_report_of_two_time_steps_has_counts_costs_and_warnings(words, tmp_pat
     for text in (
         "What two time steps did",
         "classical run with two time steps",
-        "openmm:amber14, to find the fastest vibration",
+        "openmm:amber14, to find its fastest vibration",
         "The first resonance is at 0.5",
         "With an outer step of 4 fs long runs",
         "Nothing was trained to make this run cheaper.",

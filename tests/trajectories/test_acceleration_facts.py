@@ -68,7 +68,7 @@ def test_two_time_steps(tmp_path):
     assert "25 accurate, 49 cheap, in steps of 1 and 0.5 fs" in describe(record, summary)
     assert run_facts(record, summary)["warnings"] == ["mind the <step>"]
     page = page_of(tmp_path / "a", tmp_path / "report.html")
-    assert "cheap:one, to find the fastest vibration" in page
+    assert "cheap:one, to find its fastest vibration" in page
     assert "dear:one with one time step, for comparison 0.5 49" in page
     assert "Mind the <step>." in page
 
