@@ -15,7 +15,7 @@ PAGE = page("ase")
 
 def test_the_examples_run(tmp_path, monkeypatch, capsys):
     shown = blocks(PAGE)
-    assert len(shown) == 4
+    assert len(shown) == 5
     names = run_blocks(shown, tmp_path, monkeypatch)
     assert "network" in capsys.readouterr().out
     times = [float(x.split()[0]) for x in Path("ethanol.log").read_text().splitlines()[1:]]
@@ -23,6 +23,9 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     frames = ase.io.read("ethanol.traj", ":")
     assert all("forces" in frame.calc.results for frame in frames)
     assert names["resumed"].nsteps == 80
+    assert names["sampler"].statistics().proposals == 10
+    assert names["sampler"].statistics().acceptance > 0.5
+    assert names["nested"].evaluations().outer == 5
 
 
 def test_numbers_on_the_page_are_those_of_the_code():
