@@ -107,6 +107,19 @@ def test_surrogate_run_needs_no_guard(words, tmp_path):
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+def test_surrogate_run_is_compared_with_a_potential_that_knows_the_molecule(tmp_path):
+    for name, example, known in (("a", "ethanol", True), ("b", "toluene", False)):
+        argv = ["run", "--example", example, "--mode", "surrogate", "--out", str(tmp_path / name)]
+        argv += ["--n-replicas", "2", "--length-ps", "0.036", "--equilibration-ps", "0", "--export"]
+        assert main(argv) == 0
+        costs = json.loads((tmp_path / name / "run.json").read_text())["costs"]
+        assert (costs is not None) == known
+        if known:
+            assert costs["classical"]["potential"] == "ethanol-escn"
+            assert costs["training_cpu_s_by_model"] == {"ethanol-egno": costs["training_cpu_s"]}
+            assert costs["judged_by"] == "cpu"
+
+
 def test_nve_conserves_energy(words, tmp_path):
     argv = words("classical", tmp_path / "out", "--ensemble", "nve", "--dtype", "float64")
     assert main(["run", *argv, "--no-report"]) == 0
