@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -295,15 +296,28 @@ def test_a_dask_cluster_gives_the_same_bits(assert_same) -> None:
     assert parareal.report.iterations == here.report.iterations
 
 
-def test_threads_with_different_recipes_do_not_mix_them_up() -> None:
-    """Tasks of two recipes take turns in the threads of one worker."""
-    recipes = [verlet, functools.partial(verlet, 0.2)]
-    expected = [make().advance(chains(), 2).positions for make in recipes]
-    with ThreadPoolExecutor(4) as pool:
-        slabs = [FineSlabs(make, executor=pool) for make in recipes]
-        tasks = [slabs[k % 2]._task(chains(), 2) for k in range(40)]
+def test_threads_of_a_worker_do_not_share_a_propagator() -> None:
+    """Two recipes take turns, and two tasks of one recipe are in `advance` at the same time."""
+    together, seen = threading.Barrier(2), []
+
+    class Watched(VelocityVerlet):
+        def advance(self, state, n_frames=None):
+            together.wait(timeout=20)
+            seen.append(self)
+            return super().advance(state, n_frames)
+
+    def recipe(step_fs):
+        return Watched(Chain(), step_fs, 4.0, 1)
+
+    steps = [0.5, 0.2]
+    expected = [verlet(step_fs=step).advance(chains(), 2).positions for step in steps]
+    recipes = [functools.partial(recipe, step) for step in steps]
+    with ThreadPoolExecutor(2) as pool:
+        slabs = [FineSlabs(one, executor=pool) for one in recipes]
+        tasks = [slabs[k // 2 % 2]._task(chains(), 2) for k in range(12)]
         for k, (x, *_) in enumerate(pool.map(solve_task, tasks)):
-            assert torch.equal(torch.from_numpy(x), expected[k % 2])
+            assert torch.equal(torch.from_numpy(x), expected[k // 2 % 2])
+    assert all(one is not other for one, other in zip(seen[::2], seen[1::2], strict=True))
 
 
 def test_two_processes_give_the_bits_of_one(assert_same) -> None:
