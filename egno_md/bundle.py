@@ -392,9 +392,8 @@ def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], whe
                 f"{where}: weight {key!r} has shape {tuple(given[key].shape)}, "
                 f"its architecture needs {tuple(tensor.shape)}"
             )
-    for key in given:
-        if key not in wanted:
-            raise ValueError(f"{where}: weight {key!r} is not part of its architecture")
+    for key in sorted(given.keys() - wanted.keys()):
+        raise ValueError(f"{where}: weight {key!r} is not part of its architecture")
 
 
 def _one_line(error: Exception) -> str:
