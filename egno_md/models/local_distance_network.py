@@ -168,15 +168,40 @@ class LocalDistanceNetwork(OneMolecule):
         spread = (zero.scatter_add(0, flat.flatten(), off) / count).sqrt()
         self.inverse_mean.copy_(mean)
         self.inverse_spread.copy_(spread.clamp_min(1e-3 * float(spread.max()) + 1e-6))
-        if not len(self.far_pairs):
-            return
+        self.inverse_closest[self._far_of_pair] = self._closest(inverse)
+
+    def widen_to(self, positions: Tensor) -> None:
+        """Take in closer contacts than were seen before; the energy of what was seen stays.
+
+        Args:
+            positions: `(n_frames, n_atoms, 3)`, Å.
+        """
+        with torch.no_grad():
+            inverse = self.inverse_distances(positions.to(torch.float64))
+            before = self.inverse_closest[self._far_of_pair]
+            self.inverse_closest[self._far_of_pair] = torch.maximum(before, self._closest(inverse))
+            # c (a / r)^n with another a.
+            growth = (self.inverse_closest[self._far_of_pair] / before)[:, None]
+            growth = growth ** growth.new_tensor(POWERS)
+            by_class = torch.ones_like(self.own_far)
+            by_class[self.far_class] = growth
+            by_type = torch.ones_like(self.shared_far)
+            by_type[self.type_of_far_class] = by_class
+            self.own_far.mul_(by_class)
+            self.shared_far.mul_(by_type)
+
+    @property
+    def _far_of_pair(self) -> Tensor:
+        """Class of every far pair among all pairs."""
+        return self.pair_class[self.far_pairs]
+
+    def _closest(self, inverse: Tensor) -> Tensor:
+        """1 / a of every far pair, `(n_far,)`: of the closest of its type, and beyond."""
         type_of = self.type_of_far_class[self.far_class]
         largest = inverse.new_zeros(len(self.shared_far)).scatter_reduce(
             0, type_of, inverse[:, self.far_pairs].amax(0), "amax"
         )
-        self.inverse_closest[self.pair_class[self.far_pairs]] = (_MARGIN * largest[type_of]).to(
-            self.inverse_closest
-        )
+        return (_MARGIN * largest[type_of]).to(self.inverse_closest)
 
     def folded(self) -> FoldedParts:
         """Work mean, spread and scale into the weights, and give each part those of its class."""
@@ -192,7 +217,7 @@ class LocalDistanceNetwork(OneMolecule):
             (self.second_weight[k], self.second_bias[k][:, None]),
             scale * self.last_weight[k][:, None],
             far[self.far_class].mT.contiguous(),
-            self.inverse_closest[self.pair_class[self.far_pairs]].reciprocal(),
+            self.inverse_closest[self._far_of_pair].reciprocal(),
             self.energy_offset_eV,
         )
 

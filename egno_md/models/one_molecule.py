@@ -165,6 +165,13 @@ class OneMolecule(nn.Module):
             self.energy_offset_eV.copy_(energies.mean())
             self.energy_scale_eV.copy_(forces.square().mean().sqrt())
 
+    def widen_to(self, positions: Tensor) -> None:
+        """Take in frames beyond those that `scale_to` saw; nothing to do where all is smooth.
+
+        Args:
+            positions: `(n_frames, n_atoms, 3)`, Å.
+        """
+
     def folded(self) -> object:
         """Work mean, spread and scale into the weights, once for many evaluations."""
         raise NotImplementedError

@@ -173,9 +173,10 @@ def _from_potential(config: TrainConfig) -> _Course:
     labelled, results, folders = _Labelled(config, potential, start), [], []
     for k, (_, of_steps) in enumerate(ROUNDS):
         training, validation = labelled.frames(k, model)
+        dense = training.dense()
         if k == 0:
-            dense = training.dense()
             model.scale_to(dense.positions, dense.energies, dense.forces)
+        model.widen_to(dense.positions)
         folders.append(work_folder(config) / f"round-{k}")
         results.append(_fit(config, model, training, validation, of_steps, folders[-1]))
     name = constitution(molecule.numbers, molecule.bonds)

@@ -106,6 +106,23 @@ def test_atoms_far_within_one_another_are_pushed_apart():
         assert float(model(y)[0]) > float(model(x[:1])[0]) + 1.0
 
 
+def test_closer_contacts_are_taken_in_and_the_energy_stays():
+    model, x = waters()
+    before = model(x)
+    closer = x.clone()
+    closer[:, 3:6] -= 0.5 * (closer[:, 3:6].mean(1) - closer[:, :3].mean(1))[:, None]
+    outside = model.inverse_distances(closer)[:, model.far_pairs] * model.folded().reach_A
+    assert outside.max() > 1.0
+    model.widen_to(closer)
+    inside = model.inverse_distances(closer)[:, model.far_pairs] * model.folded().reach_A
+    assert 0.8 < inside.max() < 1.0
+    for old, new in zip(before, model(x), strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-9, atol=1e-9)
+    same = model.folded()
+    model.widen_to(x)
+    assert torch.equal(model.folded().far, same.far)
+
+
 def test_molecules_of_one_kind_share_their_weights():
     model, _ = waters()
     assert len(model.first_weight) == 3  # alone, in twos, in threes
