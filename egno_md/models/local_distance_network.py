@@ -1,15 +1,15 @@
 """A quick potential of a larger molecule, or of a few: networks of parts, and terms of far pairs.
 
     E = E_0 + e [ sum_k f_k(u of all pairs in part k) + sum_p sum_n (c_tn + d_pn) s_p^n ]
-          + w sum_p max(0, s_p - 1)^2,        s_p = a_t / r_p,
+          + w sum_p max(0, s_p - 1)^2,        s_p = a_p / r_p,
 
 u as in `distance_network`. Parts (`molecule_parts`) are an atom with all within two bonds, or small
 molecules alone, in twos and in threes; each class of parts has layers of its own. The second sum is
 over the pairs p more than two bonds apart, of type t: powers hold what force fields hold, charges
-and repulsion. Pairs of one type share c, which tells rare contacts from common ones.
+and repulsion. Pairs of one type share c, so that rare contacts learn from common ones.
 
-Closer than a_t, which is beyond all that was seen, the powers go on as straight lines and the third
-sum pushes apart: high powers that nothing has taught would tear the molecule.
+Closer than a, which is beyond all that was seen of two elements, the powers go on as straight lines
+and the third sum pushes apart: high powers that nothing has taught would tear the molecule.
 
 | symbol | variable |
 |---|---|
@@ -17,7 +17,7 @@ sum pushes apart: high powers that nothing has taught would tear the molecule.
 | E_0, e | `energy_offset_eV`, `energy_scale_eV` |
 | n | `POWERS` |
 | c_t, d_p | `shared_far`, `own_far` |
-| 1 / a_t | `inverse_closest` |
+| 1 / a_p | `inverse_closest` |
 | w | `WALL_EV` |
 """
 
@@ -43,9 +43,9 @@ from egno_md.models.one_molecule import OneMolecule, silu
 POWERS: Final = (1, 2, 4, 6, 9, 12)
 
 #: Curvature of the push between atoms closer than any that were seen, eV.
-WALL_EV: Final = 20.0
+WALL_EV: Final = 100.0
 
-#: 1 / r of the closest pair of a type is taken so much larger.
+#: 1 / r of the closest pair of two elements is taken so much larger.
 _MARGIN: Final = 1.1
 
 
@@ -83,6 +83,7 @@ class LocalDistanceNetwork(OneMolecule):
     far_pairs: Tensor
     far_class: Tensor
     type_of_far_class: Tensor
+    elements_of_far: Tensor
     pair_class: Tensor
     inverse_mean: Tensor
     inverse_spread: Tensor
@@ -158,6 +159,10 @@ class LocalDistanceNetwork(OneMolecule):
         self.register_buffer("far_pairs", pairs, persistent=False)
         self.register_buffer("far_class", class_of, persistent=False)
         self.register_buffer("type_of_far_class", types, persistent=False)
+        elements = pair_types_of(self.numbers, (), [self.pairs[p] for p in far])
+        self.register_buffer(
+            "elements_of_far", torch.tensor(elements, dtype=torch.int64), persistent=False
+        )
 
     def _scale_features(self, inverse: Tensor) -> None:
         n_classes, flat = len(self.inverse_mean), self.pair_class.expand_as(inverse)
@@ -196,12 +201,11 @@ class LocalDistanceNetwork(OneMolecule):
         return self.pair_class[self.far_pairs]
 
     def _closest(self, inverse: Tensor) -> Tensor:
-        """1 / a of every far pair, `(n_far,)`: of the closest of its type, and beyond."""
-        type_of = self.type_of_far_class[self.far_class]
-        largest = inverse.new_zeros(len(self.shared_far)).scatter_reduce(
-            0, type_of, inverse[:, self.far_pairs].amax(0), "amax"
+        """1 / a of every far pair, `(n_far,)`: of the closest of its elements, and beyond."""
+        largest = inverse.new_zeros(len(self.far_pairs)).scatter_reduce(
+            0, self.elements_of_far, inverse[:, self.far_pairs].amax(0), "amax"
         )
-        return (_MARGIN * largest[type_of]).to(self.inverse_closest)
+        return (_MARGIN * largest[self.elements_of_far]).to(self.inverse_closest)
 
     def folded(self) -> FoldedParts:
         """Work mean, spread and scale into the weights, and give each part those of its class."""

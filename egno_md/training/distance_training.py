@@ -53,6 +53,10 @@ OWN_EQUILIBRATION_FS: Final = 500.0
 #: temperature are left out: torn molecules would rule the loss.
 _HIGHEST: Final = 6.0
 
+#: So are frames with a larger force on an atom, eV/Å: in a large molecule two atoms within one
+#: another hardly show in the energy.
+_LARGEST_FORCE: Final = 30.0
+
 #: Where fewer than this share of the frames are left, the dynamics has failed.
 _FEWEST: Final = 0.25
 
@@ -254,11 +258,13 @@ class _Labelled:
         lowest = float(self.potential.energies(self.start))
         lowest = min(lowest, float(frames.energies.min()))
         good = frames.energies < lowest + _HIGHEST * 1.5 * n_atoms * kT
+        good &= frames.dense().forces.norm(dim=-1).amax(1) < _LARGEST_FORCE
         n, left = frames.n_frames, int(good.sum())
         if left < min(2, n) or left < _FEWEST * n:
             raise ValueError(
                 f"{n - left} of {n} frames have energies of more than {_HIGHEST:g} times "
-                "equipartition above the lowest; start from a relaxed structure"
+                f"equipartition above the lowest, or a force of more than {_LARGEST_FORCE:g} eV/Å; "
+                "start from a relaxed structure"
             )
         return frames.select(good)
 
