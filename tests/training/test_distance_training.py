@@ -188,3 +188,10 @@ def test_defaults_of_the_kind_give_way_to_what_is_said():
     assert config.batch_size == DISTANCE_DEFAULTS["batch_size"]
     assert json.loads(config.model_dump_json())["optimizer"] == "soap"
     assert make_job(TrainConfig, {"data": ("x.npz",)}).batch_size == 8
+
+
+def test_frames_of_atoms_within_one_another_are_left_out(job, monkeypatch):
+    monkeypatch.setattr(distance_training, "_LARGEST_FORCE", 1e-3)
+    said = r"([0-9]+) of \1 frames .* or a force of more than 0.001 eV/Å"
+    with pytest.raises(ValueError, match=said):
+        train_distance(job(n_samples=400))
