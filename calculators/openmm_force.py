@@ -89,15 +89,21 @@ def openmm_force(
         bonds=_bonds(topology_or_numbers, particles),
     )
     chosen = [] if particles == list(range(len(numbers))) else particles
-    if backend == "torchscript":
-        force = torchscript_force(shared.potential, plan, chosen)
-    elif backend == "python-torch":
-        force = python_torch_force(TensorEvaluation(plan, shared), chosen)
-    else:
-        force = _python_force(plan, shared, chosen)
+    force = _force_of(backend, plan, shared, chosen)
     force.setUsesPeriodicBoundaryConditions(plan.periodic)
     force.setName("ESCNForce")
     return force
+
+
+def _force_of(
+    backend: str, plan: ForcePlan, shared: SharedPotential, chosen: list[int]
+) -> openmm.Force:
+    """Make the force that a backend has."""
+    if backend == "torchscript":
+        return torchscript_force(shared.potential, plan, chosen)
+    if backend == "python-torch":
+        return python_torch_force(TensorEvaluation(plan, shared), chosen)
+    return _python_force(plan, shared, chosen)
 
 
 def _python_force(plan: ForcePlan, shared: SharedPotential, chosen: list[int]) -> openmm.Force:
