@@ -60,8 +60,8 @@ _LARGEST_FORCE: Final = 30.0
 #: Where fewer than this share of the frames are left, the dynamics has failed.
 _FEWEST: Final = 0.25
 
-#: Molecules of more atoms, or several, are learned in parts: of 21 atoms (aspirin) both are as good
-#: for the same processor time, of 22 (alanine dipeptide) parts miss a third as much.
+#: Molecules of more atoms, or several, are learned in parts. Alanine dipeptide, 22 atoms, gains by
+#: half (docs/quick_potentials.md); of 21 atoms, aspirin, whole is good enough.
 WHOLE_ATOMS: Final = 21
 
 _FRAMES_AT_ONCE: Final = 1024
