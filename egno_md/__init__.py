@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from egno_md.state import Molecule as Molecule
     from egno_md.state import State as State
     from egno_md.state import maxwell_boltzmann as maxwell_boltzmann
+    from egno_md.trajectories.ensemble_judge import EnsembleJudge as EnsembleJudge
     from egno_md.trajectories.generate import generate as generate
     from egno_md.trajectories.judges import BondJudge as BondJudge
     from egno_md.trajectories.judges import EnergyJudge as EnergyJudge
@@ -114,6 +115,7 @@ _HOMES: Final = {
     "Molecule": "state",
     "State": "state",
     "maxwell_boltzmann": "state",
+    "EnsembleJudge": "trajectories.ensemble_judge",
     "generate": "trajectories.generate",
     "BondJudge": "trajectories.judges",
     "EnergyJudge": "trajectories.judges",

@@ -89,6 +89,11 @@ class RunConfig(Job):
     energy_limit_eV: float | None = Field(0.1, gt=0.0)
     """Largest allowed change of the total energy over a segment by the guard, eV; none: not
     judged."""
+    other_networks: tuple[str, ...] = ()
+    """Bundles of learned propagators that must put every atom near where the run's own does
+    (guarded): a second opinion, which names the atom; each costs as much as the network."""
+    disagreement_limit_A: float = Field(0.1, gt=0.0)
+    """Largest mean distance of an atom from where the other networks put it, Å."""
     energy_every: int = Field(1, ge=1, le=10_000)
     """Segments of the network that are judged together, with one energy at their end (guarded);
     they are held back until then."""
@@ -100,8 +105,8 @@ class RunConfig(Job):
     """After a rejection the proposals of that replica are halved, and doubled again after so many
     accepted ones (guarded); none: always full."""
     guard_calibration_windows: int = Field(0, ge=0, le=1_000_000)
-    """Set the limits of bonds, contacts and energy from so many windows of the guard's own
-    dynamics, made before the run (guarded); 0: take them as given."""
+    """Set the limits of bonds, contacts, energy and disagreement from so many windows of the
+    guard's own dynamics, made before the run (guarded); 0: take them as given."""
     guard_alarm_rate: float = Field(0.01, gt=0.0, lt=1.0)
     """Share of good proposals that each of these judges may reject, with confidence 95 %."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -155,6 +160,8 @@ class RunConfig(Job):
             raise ValueError(
                 f"guard_calibration_windows goes with mode 'guarded', not {self.mode!r}"
             )
+        if self.mode != "guarded" and self.other_networks:
+            raise ValueError(f"other_networks go with mode 'guarded', not {self.mode!r}")
         if self.mode != "metropolised" and (self.proposal or self.proposal_fs):
             raise ValueError(
                 f"proposal and proposal_fs go with mode 'metropolised', not {self.mode!r}"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ from egno_md.propagators.total_energy import total_energies
 from egno_md.roles import Potential, Propagator
 from egno_md.segment import Segment
 from egno_md.state import State, kinetic_energy
+from egno_md.trajectories.ensemble_judge import EnsembleJudge
 from egno_md.trajectories.judges import BondJudge, ContactJudge
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class GuardLimits:
             for holds where it is lower.
         bond_A: largest deviation of a bond length.
         contact_factor: smallest distance over the sum of covalent radii.
+        disagreement_A: largest mean distance of an atom from where other networks put it.
+        disagreement_tolerance_A: what the windows gave, likewise.
         alarm_rate: share of good proposals that each of these judges may reject.
         confidence: of that statement.
         n_windows: windows it comes from.
@@ -128,6 +131,8 @@ class GuardLimits:
     energy_tolerance_eV: float | None
     bond_A: float | None
     contact_factor: float | None
+    disagreement_A: float | None
+    disagreement_tolerance_A: float | None
     alarm_rate: float
     confidence: float
     n_windows: int
@@ -152,6 +157,8 @@ def with_limits(config: RunConfig, limits: Mapping[str, Any] | None) -> RunConfi
         "bond_limit_A": limits["bond_A"],
         "contact_factor": limits["contact_factor"],
     }
+    if limits.get("disagreement_A") is not None:
+        changes["disagreement_limit_A"] = limits["disagreement_A"]
     return config.model_copy(update=changes)
 
 
@@ -165,20 +172,30 @@ def limit_sentences(limits: Mapping[str, Any]) -> list[str]:
         ("energy_eV", "total energy {:.3g} eV"),
         ("bond_A", "bond lengths {:.3g} Å"),
         ("contact_factor", "contacts {:.3g} of the covalent radii"),
+        ("disagreement_A", "disagreement with other networks {:.3g} Å"),
     )
-    each = [text.format(limits[key]) for key, text in found if limits[key] is not None]
+    each = [text.format(limits[key]) for key, text in found if limits.get(key) is not None]
     said = [
         f"limits from {limits['n_windows']} windows of {limits['window_fs']:g} fs of the trusted "
         f"dynamics: {', '.join(each)}; each judge rejects at most {limits['alarm_rate']:.2%} of "
         f"good proposals (confidence {limits['confidence']:.0%})"
     ]
-    limit, wanted = limits["energy_eV"], limits["energy_tolerance_eV"]
-    if limit is not None and (wanted is None or wanted > limit):
-        needs = "is not finite too often" if wanted is None else f"would need {wanted:.3g} eV"
-        said.append(
-            f"the network's energy error {needs}; the limit asked for, {limit:g} eV, holds, and "
-            "more of its proposals will be rejected"
-        )
+    for what, limit, wanted, unit in (
+        ("energy error", limits["energy_eV"], limits["energy_tolerance_eV"], "eV"),
+        (
+            "disagreement with others",
+            limits.get("disagreement_A"),
+            limits.get("disagreement_tolerance_A"),
+            "Å",
+        ),
+    ):
+        if limit is not None and (wanted is None or wanted > limit):
+            many = "is not finite too often"
+            needs = many if wanted is None else f"would need {wanted:.3g} {unit}"
+            said.append(
+                f"the network's {what} {needs}; the limit asked for, {limit:g} {unit}, holds, and "
+                "more of its proposals will be rejected"
+            )
     return said
 
 
@@ -189,12 +206,13 @@ def calibrate(
     starts: State,
     trusted: Segment,
     bond_lengths_A: list[float],
+    others: Sequence[Propagator] = (),
 ) -> GuardLimits:
     """Set the limits of the judges that a run asks for.
 
     The limits of bonds and contacts come from the trusted frames alone and may be wider or
-    narrower than those of the settings. That of the energy comes from the network's proposals
-    and is never wider: otherwise a bad network would excuse itself.
+    narrower than those of the settings. Those of energy and disagreement come from the network's
+    proposals and are never wider: otherwise a bad network would excuse itself.
 
     Args:
         config: settings.
@@ -203,13 +221,14 @@ def calibrate(
         starts: of the windows, one replica each, independent and not used in training.
         trusted: the trusted dynamics from there, as long as a full proposal.
         bond_lengths_A: in the order of `molecule.bonds`.
+        others: networks that give a second opinion.
 
     Raises:
         ValueError: if there are too few windows, saying how many are needed.
     """
     rate, molecule = config.guard_alarm_rate, starts.molecule
     check_windows(starts.n_replicas, rate)
-    bond = contact = energy = wanted = None
+    bond = contact = energy = wanted = apart = opinion = None
     if config.bond_limit_A is not None and len(molecule.bonds):
         judge = BondJudge(torch.tensor(bond_lengths_A, dtype=torch.float64), config.bond_limit_A)
         bond = tolerance_limit(judge.deviations_A(trusted).amax(1), rate)
@@ -223,11 +242,16 @@ def calibrate(
         wanted = tolerance_limit(errors, rate)
         # A limit of zero would be none.
         energy = max(min(wanted, config.energy_limit_eV), 1e-9)
+    if others:
+        opinion = tolerance_limit(disagreements(fast, others, starts, trusted.n_frames), rate)
+        apart = max(min(opinion, config.disagreement_limit_A), 1e-9)
     return GuardLimits(
         energy,
         wanted if wanted is not None and math.isfinite(wanted) else None,
         bond,
         config.contact_factor if contact is None else contact,
+        apart,
+        opinion if opinion is not None and math.isfinite(opinion) else None,
         rate,
         CONFIDENCE,
         starts.n_replicas,
@@ -269,4 +293,27 @@ def energy_errors(
         change = (after - total_energies(potential, here)[:, None]).abs()[:, first:]
         change = change.nan_to_num(nan=math.inf, posinf=math.inf).amax(1)
         found.append(change)
+    return torch.cat(found)
+
+
+def disagreements(
+    fast: Propagator, others: Sequence[Propagator], starts: State, n_frames: int
+) -> Tensor:
+    """Largest disagreement of networks over the proposals from some starts.
+
+    Args:
+        fast: makes the proposals.
+        others: the other networks.
+        starts: one replica for each.
+        n_frames: length of a proposal.
+
+    Returns:
+        `(n_replicas,)` Å, of the worst frame and atom; infinite where a frame is not finite.
+    """
+    found = []
+    judge = EnsembleJudge(others, sys.float_info.max)
+    for block in torch.split(torch.arange(starts.n_replicas), _BATCH):
+        here = starts.replica(block)
+        apart = judge.disagreement_A(here, fast.advance(here, n_frames))
+        found.append(apart.nan_to_num(nan=math.inf, posinf=math.inf).amax((1, 2)))
     return torch.cat(found)

@@ -54,6 +54,7 @@ def write_report(
     bundle: Bundle | None = None,
     guard: Bundle | None = None,
     cheap: Bundle | None = None,
+    others: Sequence[Bundle] = (),
     cost: ClassicalCost | None = None,
 ) -> ReportSummary:
     """Read a store and write its report.
@@ -65,6 +66,7 @@ def write_report(
             those of the guard are.
         guard: of the potential behind the judges.
         cheap: of the potential that proposes or is the inner one of two time steps, or None.
+        others: of the networks that gave a second opinion.
         cost: from `measure_classical_cost`, or None.
 
     Returns:
@@ -77,7 +79,9 @@ def write_report(
     """
     reference = next((b.reference for b in (bundle, guard) if b is not None and b.reference), None)
     record = read_run(os.fspath(store_path), reference)
-    return report_on(record, html_path, bundle=bundle, guard=guard, cheap=cheap, cost=cost)
+    return report_on(
+        record, html_path, bundle=bundle, guard=guard, cheap=cheap, others=others, cost=cost
+    )
 
 
 def report_on(
@@ -87,6 +91,7 @@ def report_on(
     bundle: Bundle | None = None,
     guard: Bundle | None = None,
     cheap: Bundle | None = None,
+    others: Sequence[Bundle] = (),
     cost: ClassicalCost | None = None,
 ) -> ReportSummary:
     """Write the report of a run that is already reduced to its record.
@@ -97,6 +102,7 @@ def report_on(
         bundle: of the learned propagator, or None.
         guard: of the potential behind the judges, or None.
         cheap: of the potential that proposes or is the inner one of two time steps, or None.
+        others: of the networks that gave a second opinion.
         cost: from `measure_classical_cost`, or None.
 
     Returns:
@@ -111,7 +117,7 @@ def report_on(
     if record.mode == "metropolised":
         # In the place of the share of the network, which need not propose.
         checks = (acceptance_check(record), *checks[1:])
-    ledger = ledger_of(record, bundle, cheap, cost)
+    ledger = ledger_of(record, bundle, cheap, cost, others)
     mark, sentences = judge(record, checks, ledger)
     parts = [
         html.title(_title(record), _subtitle(record)),
@@ -125,7 +131,7 @@ def report_on(
         *sections.thermodynamics_section(record),
         *structure_section(record, comparison, reference),
         *cost_section(record, ledger),
-        *sections.provenance_section(record, bundle, guard, cheap),
+        *sections.provenance_section(record, bundle, guard, cheap, others),
     ]
     path = Path(html_path)
     _write(path, html.page(_title(record), parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from egno_md.bundle import Bundle
@@ -25,7 +25,11 @@ _KINDS: Mapping[str, RunKind] = {"metropolised": "proposals", "parareal": "parar
 
 
 def ledger_of(
-    record: RunRecord, bundle: Bundle | None, cheap: Bundle | None, cost: ClassicalCost | None
+    record: RunRecord,
+    bundle: Bundle | None,
+    cheap: Bundle | None,
+    cost: ClassicalCost | None,
+    others: Sequence[Bundle] = (),
 ) -> CostLedger | None:
     """Set the costs of a run beside classical ones.
 
@@ -34,6 +38,7 @@ def ledger_of(
         bundle: of the learned propagator, or None.
         cheap: of the potential that proposes or is the inner one, or None.
         cost: measured, or None.
+        others: of the networks that gave a second opinion.
 
     Returns:
         The ledger; None where the cost or the time of the run is not known.
@@ -42,7 +47,7 @@ def ledger_of(
     # A NaN is not positive either.
     if cost is None or not (replica_ps > 0 and record.wall_s > 0 and record.cpu_s > 0):
         return None
-    spent = training_costs(record.config, bundle, cheap)
+    spent = training_costs(record.config, bundle, cheap, others)
     known = [seconds for seconds in spent.values() if seconds is not None]
     per_step = 1e-3 * cost.timestep_fs
     return cost_ledger(
@@ -61,7 +66,10 @@ def ledger_of(
 
 
 def training_costs(
-    config: Mapping[str, Any], bundle: Bundle | None, cheap: Bundle | None
+    config: Mapping[str, Any],
+    bundle: Bundle | None,
+    cheap: Bundle | None,
+    others: Sequence[Bundle] = (),
 ) -> dict[str, float | None]:
     """Say what was trained to make a run cheaper, and for how many CPU seconds.
 
@@ -71,6 +79,7 @@ def training_costs(
         config: settings of the run.
         bundle: of the learned propagator, or None.
         cheap: of the potential that proposes or is the inner one, or None.
+        others: of the networks that gave a second opinion.
 
     Returns:
         Name of a model -> seconds, data included where its card says so, None where it says
@@ -81,7 +90,7 @@ def training_costs(
         if config.get("mode") == "classical":
             return {}
         name = config.get("propagator", "propagator") if bundle is None else bundle.name
-        return {str(name): _spent(bundle)}
+        return {str(name): _spent(bundle)} | {other.name: _spent(other) for other in others}
     # A force field, or the potential of the run once more.
     if (":" in str(helper) and cheap is None) or helper == config.get("guard"):
         return {}

@@ -136,6 +136,8 @@ def _limits(config: Mapping[str, Any]) -> str:
         "temperature_alarm_rate": "kinetic temperatures that equilibrium shows in {} of frames",
         "energy_limit_eV": "total energy of a segment within {} eV of its start",
     }
+    if config.get("other_networks"):
+        texts["disagreement_limit_A"] = "atoms within {} Å of where other networks put them"
     said = [
         text.format(f"{config[key]:g}")
         for key, text in texts.items()
@@ -251,6 +253,7 @@ def provenance_section(
     bundle: Bundle | None,
     guard: Bundle | None,
     cheap: Bundle | None = None,
+    others: Sequence[Bundle] = (),
 ) -> list[str]:
     """Where everything comes from."""
     rows = [
@@ -263,7 +266,8 @@ def provenance_section(
     for name, sha in record.bundles.items():
         rows.append((f"bundle {name}", f"sha256 {sha}"))
     helper = "inner potential" if record.config.get("inner_potential") else "proposal"
-    for role, b in (("propagator", bundle), ("guard potential", guard), (helper, cheap)):
+    named = [("propagator", bundle), ("guard potential", guard), (helper, cheap)]
+    for role, b in (*named, *(("second opinion", other) for other in others)):
         if b is not None:
             card = b.card
             rows.append((f"{role}: {card.name}", card.level_of_theory or "level not stated"))

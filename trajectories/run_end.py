@@ -63,6 +63,7 @@ def finish(
             bundle=models.learned,
             guard=models.guard,
             cheap=models.cheap,
+            others=models.others,
             cost=_classical_cost(config, models, store),
         )
         written.append(report.path)

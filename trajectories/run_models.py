@@ -37,6 +37,7 @@ class RunModels:
         hashes: name -> sha256 of each.
         cheap: bundle of the potential that proposes or is the inner one, likewise.
         proposal: that potential, or None where the network proposes or nothing does.
+        others: bundles of the networks that give a second opinion.
     """
 
     learned: Bundle | None = None
@@ -47,11 +48,13 @@ class RunModels:
     hashes: Mapping[str, str] = field(default_factory=dict)
     cheap: Bundle | None = None
     proposal: Potential | None = None
+    others: tuple[Bundle, ...] = ()
 
     @property
     def bundles(self) -> tuple[Bundle, ...]:
         """The bundles there are."""
-        return tuple(b for b in (self.learned, self.guard, self.cheap) if b is not None)
+        known = (self.learned, self.guard, self.cheap, *self.others)
+        return tuple(b for b in known if b is not None)
 
     @property
     def networks_with_forces(self) -> tuple[ESCNPotential, ...]:
@@ -87,8 +90,8 @@ def load_models(config: RunConfig, other_potential: Opener | None = None) -> Run
 
     Raises:
         FileNotFoundError: if a bundle is not there.
-        ValueError: if a bundle is damaged or of the wrong kind, or no guard is named where one
-            is needed.
+        ValueError: if a bundle is damaged or of the wrong kind, no guard is named where one is
+            needed, or another network is the same or makes frames at other times.
     """
     learned = guard = potential = inner = cheap = proposal = None
     hashes: dict[str, str] = {}
@@ -112,7 +115,35 @@ def load_models(config: RunConfig, other_potential: Opener | None = None) -> Run
         potential, guard = opened(config.guard)
     if config.inner_potential is not None:
         inner, cheap = opened(config.inner_potential)
-    return RunModels(learned, guard, potential, inner, other_potential, hashes, cheap, proposal)
+    others = _others(config, learned, hashes)
+    return RunModels(
+        learned, guard, potential, inner, other_potential, hashes, cheap, proposal, others
+    )
+
+
+def _others(
+    config: RunConfig, learned: Bundle | None, hashes: dict[str, str]
+) -> tuple[Bundle, ...]:
+    """Load the networks that give a second opinion; their hashes join the others."""
+    found = []
+    for name in config.other_networks:
+        bundle = load_bundle(name, kind="egno")
+        sha256 = str(bundle.card.weights_sha256)
+        if sha256 in hashes.values():
+            raise ValueError(
+                f"other_networks has {name!r} twice, or it is the run's own network: what agrees "
+                "with itself is no second opinion; name another"
+            )
+        mine = None if learned is None else learned.card.frame_interval_fs
+        if bundle.card.frame_interval_fs != mine:
+            raise ValueError(
+                f"bundle {name!r} of other_networks makes a frame every "
+                f"{bundle.card.frame_interval_fs} fs and {config.propagator!r} every {mine} fs; "
+                "take one with the same step"
+            )
+        hashes[bundle.name] = sha256
+        found.append(bundle)
+    return tuple(found)
 
 
 def open_potential(
@@ -155,8 +186,31 @@ def network_of(
         ValueError: if the molecule does not suit the network.
     """
     assert models.learned is not None
+    return _opened_network(config, models.learned, molecule, compiled)
+
+
+def second_opinions(
+    config: RunConfig, models: RunModels, molecule: Molecule, *, compiled: bool = False
+) -> list[LearnedPropagator]:
+    """Return the other networks of a run.
+
+    Args:
+        config: settings.
+        models: with a network.
+        molecule: what will move.
+        compiled: whether they are compiled.
+
+    Raises:
+        ValueError: if the molecule does not suit one.
+    """
+    return [_opened_network(config, bundle, molecule, compiled) for bundle in models.others]
+
+
+def _opened_network(
+    config: RunConfig, bundle: Bundle, molecule: Molecule, compiled: bool
+) -> LearnedPropagator:
     return LearnedPropagator.from_bundle(
-        models.learned,
+        bundle,
         molecule,
         device=config.device,
         dtype=getattr(torch, config.dtype),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from egno_md.roles import Judge, Potential, Propagator
 from egno_md.state import Molecule, State, maxwell_boltzmann
 from egno_md.trajectories.accelerated_run import parareal, trusted_recipe, two_time_steps
 from egno_md.trajectories.comparison import reference_bond_means
+from egno_md.trajectories.ensemble_judge import EnsembleJudge
 from egno_md.trajectories.generate import frames_for
 from egno_md.trajectories.histograms import bond_lengths, nearest_in
 from egno_md.trajectories.judges import (
@@ -30,7 +31,7 @@ from egno_md.trajectories.judges import (
 )
 from egno_md.trajectories.metropolised_run import equilibration_fs, metropolised, proposing
 from egno_md.trajectories.progress import Progress, silent
-from egno_md.trajectories.run_models import RunModels, network_of
+from egno_md.trajectories.run_models import RunModels, network_of, second_opinions
 
 if TYPE_CHECKING:
     from egno_md.config import RunConfig
@@ -152,7 +153,8 @@ def build_propagator(
         safe = VelocityVerlet(
             models.potential, config.timestep_fs, fast.frame_interval_fs, fast.n_frames
         )
-        judges = build_judges(config, models.potential, molecule, bond_lengths_A, bath)
+        others = second_opinions(config, models, molecule, compiled=compiled)
+        judges = build_judges(config, models.potential, molecule, bond_lengths_A, bath, others)
         scheme = GuardedPropagator(
             fast,
             safe,
@@ -229,6 +231,7 @@ def build_judges(
     molecule: Molecule,
     bond_lengths_A: list[float],
     bath: bool,
+    others: Sequence[Propagator] = (),
 ) -> list[Judge]:
     """Make the judges that the settings ask for, cheap ones first.
 
@@ -238,6 +241,7 @@ def build_judges(
         molecule: what will move.
         bond_lengths_A: in the order of `molecule.bonds`.
         bath: whether there is one; without, the temperature is not judged.
+        others: networks that give a second opinion.
     """
     judges: list[Judge] = [FiniteJudge()]
     if config.bond_limit_A is not None and len(molecule.bonds):
@@ -247,6 +251,8 @@ def build_judges(
         judges.append(ContactJudge(config.contact_factor))
     if config.temperature_alarm_rate is not None and bath:
         judges.append(TemperatureJudge(config.temperature_K, config.temperature_alarm_rate))
+    if others:
+        judges.append(EnsembleJudge(others, config.disagreement_limit_A))
     if config.energy_limit_eV is not None:
         judges.append(EnergyJudge(potential, config.energy_limit_eV, frames=config.energy_frames))
     return judges

@@ -43,6 +43,11 @@ _USES: Final = (
         lambda job: job.mode == "guarded",
     ),
     _Use(
+        ("disagreement_limit_A",),
+        "other_networks in mode 'guarded'",
+        lambda job: job.mode == "guarded" and bool(job.other_networks),
+    ),
+    _Use(
         ("guard_alarm_rate",),
         "guard_calibration_windows in mode 'guarded'",
         lambda job: job.mode == "guarded" and job.guard_calibration_windows > 0,
@@ -56,7 +61,7 @@ _USES: Final = (
 
 #: An option for one of these changes what the settings of a job file are there for.
 _DECIDING: Final = frozenset(
-    {"mode", "inner_potential", "proposal_fs", "guard_calibration_windows"}
+    {"mode", "inner_potential", "proposal_fs", "guard_calibration_windows", "other_networks"}
 )
 
 

@@ -232,11 +232,12 @@ def _guard_limits(
     """The limits of a run's judges, set now and kept from here on."""
     from egno_md.data.reference_md import Sampling, sample_windows
     from egno_md.trajectories.guard_calibration import calibrate, limit_sentences
-    from egno_md.trajectories.run_models import network_of
+    from egno_md.trajectories.run_models import network_of, second_opinions
     from egno_md.trajectories.run_setup import seeded
 
     assert models.potential is not None
     fast = network_of(config, models, state.molecule)
+    others = second_opinions(config, models, state.molecule)
     n, step_fs = config.guard_calibration_windows, fast.frame_interval_fs
     windows = sample_windows(
         models.potential,
@@ -252,8 +253,9 @@ def _guard_limits(
             seed=seeded(config.seed, "calibration").initial_seed() % 2**31,
         ),
     )
+    starts, trusted = windows.starts(), windows.segment()
     limits = calibrate(
-        config, fast, models.potential, windows.starts(), windows.segment(), bond_lengths_A
+        config, fast, models.potential, starts, trusted, bond_lengths_A, others
     ).to_json()
     for line in limit_sentences(limits):
         print(f"egno-md: {line}", file=sys.stderr)

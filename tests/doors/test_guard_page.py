@@ -18,9 +18,11 @@ def test_the_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
 
 
 def test_the_commands_and_options_are_understood():
-    (command,) = re.findall(r"^egno-md run (.*?)^```", PAGE, re.M | re.S)
-    config = read_job(RunConfig, command.split())
+    first, second = re.findall(r"^(?:\$ )?egno-md run (.*?)^```", PAGE, re.M | re.S)
+    config = read_job(RunConfig, first.split())
     assert (config.guard_calibration_windows, config.recover_after) == (299, 8)
+    config = read_job(RunConfig, second.replace("\\\n", " ").split())
+    assert config.other_networks == ("transferable-egno",)
     for command in re.findall(r"`egno-md benchmark (.*?)`", PAGE):
         assert read_job(BenchmarkConfig, command.split()).name == "guard"
     fields = set(RunConfig.model_fields) | set(BenchmarkConfig.model_fields)

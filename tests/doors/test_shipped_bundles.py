@@ -14,6 +14,7 @@ from egno_md.data.frame_files import load_frames
 from egno_md.data.sgdml import SGDMLPotential
 from egno_md.data.structures import read_structure
 from egno_md.propagators.classical import Langevin
+from egno_md.propagators.distance_potential import DistancePotential
 from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.state import State, kinetic_energy, maxwell_boltzmann
@@ -55,6 +56,8 @@ def ethanol(n: int, kelvin: float = 300.0) -> State:
         "aspirin-escn",
         "water-escn",
         "silicon-escn",
+        "ethanol-distance",
+        "aspirin-distance",
     ],
 )
 def test_bundles_are_small_and_say_how_they_were_made(name: str) -> None:
@@ -67,6 +70,26 @@ def test_bundles_are_small_and_say_how_they_were_made(name: str) -> None:
     assert len(card.training["sha256"]) == 64
     assert card.level_of_theory
     assert card.held_out
+
+
+@pytest.mark.parametrize("name", ["ethanol", "aspirin"])
+def test_quick_copies_miss_no_more_of_the_force_than_their_card_says(name: str) -> None:
+    copy = DistancePotential.from_bundle(f"{name}-distance")
+    original = ESCNPotential.from_bundle(f"{name}-escn")
+    rest = read_structure(EXAMPLE.with_name(f"{name}.xyz"))
+    g = torch.Generator().manual_seed(3)
+    n = 8
+    v = maxwell_boltzmann(rest.molecule, n, 600.0, g)
+    state = State(rest.molecule, rest.positions.double().repeat(n, 1, 1), v)
+    state = Langevin(copy, 1.0, 200.0, 1, 300.0, 20.0, g).advance(state).last
+    true, guessed = original.evaluate(state).forces, copy.evaluate(state).forces
+    missed = float((guessed - true).norm() / true.norm())
+    # Its own frames were of 300 to 600 K, these are of 300 K.
+    assert (
+        0.0
+        < 100.0 * missed
+        <= load_bundle(f"{name}-distance").card.held_out["force_missed_percent"]
+    )
 
 
 def test_potential_is_a_gradient_and_does_not_see_rotations() -> None:

@@ -12,6 +12,7 @@ from egno_md.state import Molecule, State, maxwell_boltzmann
 from egno_md.trajectories.guard_calibration import (
     calibrate,
     check_windows,
+    disagreements,
     energy_errors,
     limit_sentences,
     tolerance_limit,
@@ -131,6 +132,26 @@ def test_a_bad_network_does_not_widen_the_limit_of_the_energy():
     lost = calibrate(config, Far(), Springs(), starts, trusted, LENGTHS)
     assert (lost.energy_eV, lost.energy_tolerance_eV) == (0.001, None)
     assert "is not finite too often" in limit_sentences(lost.to_json())[1]
+
+
+def test_the_limit_of_a_second_opinion_is_that_of_its_windows_and_never_wider():
+    config = RunConfig(example="ethanol", guard_alarm_rate=0.05)
+    starts, trusted = windows(200, 1)
+    fast, other = coarse(0.25), coarse(1.0)
+    limits = calibrate(config, fast, Springs(), starts, trusted, LENGTHS, [other])
+    apart = disagreements(fast, [other], starts, 4)
+    direct = (other.advance(starts).positions - fast.advance(starts).positions).norm(dim=-1)
+    torch.testing.assert_close(apart, direct.amax((1, 2)))
+    assert limits.disagreement_A == limits.disagreement_tolerance_A
+    assert limits.disagreement_A == tolerance_limit(apart, 0.05) > 0.0
+    assert with_limits(config, limits.to_json()).disagreement_limit_A == limits.disagreement_A
+    tight = config.model_copy(update={"disagreement_limit_A": 1e-6})
+    kept = calibrate(tight, fast, Springs(), starts, trusted, LENGTHS, [other])
+    assert kept.disagreement_A == 1e-6 < kept.disagreement_tolerance_A
+    assert "1e-06 Å, holds, and more" in limit_sentences(kept.to_json())[1]
+    none = calibrate(config, fast, Springs(), starts, trusted, LENGTHS)
+    assert (none.disagreement_A, none.disagreement_tolerance_A) == (None, None)
+    assert with_limits(config, none.to_json()).disagreement_limit_A == 0.1
 
 
 def test_judges_that_are_not_asked_for_stay_out():

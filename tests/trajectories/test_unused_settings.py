@@ -34,6 +34,7 @@ def check(argv):
         ("--energy-every 2 --mode surrogate", "mode 'guarded'"),
         ("--guard-calibration-windows 0 --mode classical", "mode 'guarded'"),
         ("--guard-alarm-rate 0.05", "guard_calibration_windows in mode 'guarded'"),
+        ("--disagreement-limit-A 0.2", "other_networks in mode 'guarded'"),
         ("--tuning-cpu-s 3 --proposal-fs 36 --mode metropolised", "without proposal_fs"),
         ("--tuning-cpu-s 3", "mode 'metropolised' without proposal_fs"),
     ],
@@ -50,6 +51,7 @@ def test_an_option_without_effect_is_refused(more, said):
         "--frame-interval-fs 3",
         "--n-slabs 4 --n-workers 2 --mode parareal",
         "--recover-after 3 --guard-calibration-windows 299 --guard-alarm-rate 0.05",
+        "--other-networks transferable-egno --disagreement-limit-A 0.2",
         "--tuning-cpu-s 3 --mode metropolised",
     ],
 )
