@@ -101,6 +101,7 @@ def _parareal(config: Mapping[str, Any], saved: Mapping[str, Tensor]) -> Acceler
         "coarse_solves": report.coarse_solves,
         "refusals": report.refusals,
         "wall_s": report.wall_s,
+        "start_s": report.start_s,
         "fine_cpu_s": report.fine_cpu_s,
         "coarse_cpu_s": report.coarse_cpu_s,
         "fine_slab_cpu_s": report.fine_slab_cpu_s,

@@ -117,4 +117,6 @@ def _speed_up(facts: Mapping[str, Any]) -> list[str]:
         "other: it is spent to save wall-clock time. Speed-ups are against the trusted propagator "
         "in series; projected ones need so many free cores."
     )
+    if facts["start_s"] >= 1.0:
+        text += f" The first guess, with compiling, took {facts['start_s']:.0f} s, not counted."
     return [html.table(("workers", "speed-up"), rows, (1,)), html.paragraph(text)]

@@ -38,7 +38,7 @@ _COUNTS: Final = (
     "coarse_solves",
     "refusals",
 )
-_SECONDS: Final = ("wall_s", "fine_cpu_s", "coarse_cpu_s")
+_SECONDS: Final = ("wall_s", "fine_cpu_s", "coarse_cpu_s", "start_s")
 _LATEST: Final = ("coarse_alone_cpu_s", "alone_cpu_s", "alone_wall_s")
 
 
@@ -80,6 +80,7 @@ class PararealReport:
         wall_s: wall-clock time of it all.
         fine_cpu_s: processor time of the trusted propagator, wherever it ran.
         coarse_cpu_s: processor time of the coarse one.
+        start_s: wall-clock time of a first slab by the coarse one, before all that: it may compile.
         coarse_alone_cpu_s: processor times of its latest slabs of full length.
         alone_cpu_s: processor times of the latest slabs of full length that ran alone.
         alone_wall_s: their wall-clock times.
@@ -95,6 +96,7 @@ class PararealReport:
     wall_s: float = 0.0
     fine_cpu_s: float = 0.0
     coarse_cpu_s: float = 0.0
+    start_s: float = 0.0
     coarse_alone_cpu_s: list[float] = field(default_factory=list)
     alone_cpu_s: list[float] = field(default_factory=list)
     alone_wall_s: list[float] = field(default_factory=list)
@@ -232,7 +234,8 @@ class PararealReport:
         for name, count in zip(_COUNTS, saved["counts"].tolist(), strict=True):
             setattr(report, name, count)
         for name in (*_SECONDS, *_LATEST):
-            setattr(report, name, saved[name].tolist())
+            if name in saved:  # an earlier version did not keep all of them
+                setattr(report, name, saved[name].tolist())
         reasons = bytes(saved["reasons"].tolist()).decode().split("\n")
         changes = saved["changes_A"].tolist()
         for row, reason in zip(saved["windows"].tolist(), reasons, strict=False):
@@ -259,9 +262,10 @@ class PararealReport:
             lines.append(f"last window: largest changes {changes} Å")
         if self.alone_cpu_s and self.windows:
             more = ", ".join(f"{p}: {self.projected(p):.1f}" for p in (2, 16, 64, 256))
+            first = f" after a start of {self.start_s:.0f} s" if self.start_s >= 1.0 else ""
             lines.append(
-                f"speed-up measured {self.wall_speed_up:.2f}, work {self.work_ratio:.2f} times the "
-                f"serial run's; projected by workers {more}"
+                f"speed-up measured {self.wall_speed_up:.2f}{first}, work {self.work_ratio:.2f} "
+                f"times the serial run's; projected by workers {more}"
             )
         return "\n".join(lines)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -239,6 +240,33 @@ def test_a_restarted_run_is_the_uninterrupted_one_bit_for_bit(assert_same) -> No
     assert 0 < old.report.slabs < going.report.slabs
     assert 0 < before.report.wall_s < fresh.report.wall_s
     assert before.report == PararealReport.from_tensors(before.report.to_tensors())
+
+
+def test_the_time_to_compile_is_not_taken_for_that_of_slabs(assert_same) -> None:
+    class Compiles:
+        frame_interval_fs, n_frames, reversible, volume_preserving = 4.0, 8, True, True
+        restart_state = staticmethod(dict)
+        calls = 0
+
+        def advance(self, state, n_frames=None):
+            self.calls += 1
+            if self.calls == 1:
+                time.sleep(1.5)
+            return verlet(0.01).advance(state, n_frames)
+
+    slow = Parareal(Compiles(), verlet(), n_slabs=6)
+    quick = Parareal(verlet(0.01), verlet(), n_slabs=6)
+    assert_same(slow.advance(chains()), quick.advance(chains()))
+    report = slow.report
+    assert report.wall_s < 1.5 <= report.start_s
+    assert report.coarse_cpu_s < report.wall_s
+    assert " after a start of " in report.text()
+    assert " after a start of " not in quick.report.text()
+    assert report.coarse_solves == quick.report.coarse_solves
+    kept = report.to_tensors()
+    assert PararealReport.from_tensors(kept).start_s == report.start_s
+    del kept["start_s"]  # an earlier version did not keep it
+    assert PararealReport.from_tensors(kept).start_s == 0.0
 
 
 def test_a_bath_goes_around_it() -> None:
