@@ -393,13 +393,3 @@ def test_what_cannot_be_is_refused(change, said) -> None:
         Parareal(verlet(0.01), verlet()).advance(chains(), 0)
     with pytest.raises(ValueError, match="object, which has neither submit nor map"):
         FineSlabs(verlet, executor=object())
-
-
-def test_the_cost_model() -> None:
-    # 16 slabs, 4 rounds, any number of workers: 16 g + 4 f + (15 + 14 + 13 + 12) g.
-    assert parallel_time(16, 4, 16, 1.0, 0.0) == 4.0
-    assert parallel_time(16, 4, 256, 1.0, 0.01) == pytest.approx(4 + 0.16 + 0.54)
-    assert parallel_time(16, 4, 2, 1.0, 0.0) == 8 + 8 + 7 + 7
-    assert parallel_time(16, 4, 1, 1.0, 0.0, 0.5) == 1.5 * (16 + 15 + 14 + 13)
-    with pytest.raises(ValueError, match="0 workers"):
-        parallel_time(16, 4, 0, 1.0, 0.0)
