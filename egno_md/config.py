@@ -232,6 +232,9 @@ class TrainConfig(Job):
     """Temperatures of the dynamics that makes data, K."""
     sampling_interval_fs: float = Field(20.0, gt=0.0)
     """Dynamics between two samples of one replica, fs."""
+    own_interval_fs: float = Field(400.0, gt=0.0)
+    """The copy's own dynamics between two of the frames it asks for (distance), fs; it is cheap,
+    and must get to every conformer."""
     sampling_timestep_fs: float = Field(1.0, gt=0.0, le=20.0)
     """Time step of that dynamics, fs."""
     sampling_replicas: int = Field(32, ge=1)

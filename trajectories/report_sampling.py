@@ -24,8 +24,11 @@ def acceptance_check(record: RunRecord) -> Check:
     facts = record.sampling
     if not facts or not facts["proposals"]:
         return Check(name, Mark.NOT_CHECKED, "", allowed, "The run has no proposals yet.")
-    mark = Mark.PASS if facts["acceptance"] >= ACCEPTANCE_LIMIT else Mark.WARN
+    moves = facts["acceptance"] >= ACCEPTANCE_LIMIT and not facts.get("stuck")
+    mark = Mark.PASS if moves else Mark.WARN
     note = f"Proposals of {facts['proposal_fs']:g} fs. Their error costs acceptance, not exactness."
+    if facts.get("stuck"):
+        note += f" Replica {facts['longest_replica']} was stuck for {facts['longest_row']} of them."
     return Check(name, mark, f"{facts['acceptance']:.1%}", allowed, note)
 
 

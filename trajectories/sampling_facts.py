@@ -73,4 +73,11 @@ def sampling_sentences(facts: Mapping[str, Any]) -> list[str]:
         f"mean of exp(-dH/kT) {facts['creutz_average']:.3f} ± {facts['creutz_error']:.3f} "
         "(1 in equilibrium)"
     )
+    if facts.get("stuck"):
+        said.append(
+            f"replica {facts['longest_replica']} had {facts['longest_row']} proposals in a row "
+            "rejected, far more than chance: where it was, the proposals are much worse than "
+            "elsewhere. The distribution is right in the end, but this run holds fewer independent "
+            "samples; train the proposal there, or make proposals shorter"
+        )
     return said

@@ -56,6 +56,7 @@ class Sampled:
         effective: independent samples, or None.
         lender: a row of alike dynamics, whose samples per ps are taken where it is the longer one:
             a run hardly longer than its correlations takes them for shorter than they are.
+        longest_row: most proposals in a row that one replica had rejected.
     """
 
     contestant: Contestant
@@ -67,6 +68,7 @@ class Sampled:
     accepted: int
     effective: EffectiveSamples | None
     lender: Sampled | None = None
+    longest_row: int = 0
 
     @property
     def n_failed(self) -> int:
@@ -132,6 +134,7 @@ def joined(contestant: Contestant, turns: Sequence[Record]) -> Sampled:
         int(sum(int(turn["proposals"]) for turn in turns)),
         int(sum(int(turn["accepted"]) for turn in turns)),
         slow.result(),
+        longest_row=int(turns[-1].get("restart.longest_row", torch.zeros(1)).max()),
     )
 
 
@@ -236,6 +239,9 @@ def _remarks(found: Mapping[str, Sampled]) -> list[str]:
             "Langevin dynamics at 0.5 fs is too short here to count the samples of the slowest "
             "coordinate: give more --cpu-minutes."
         )
+    rows = [f'"{ROWS[row][0]}" {one.longest_row}' for row, one in found.items() if one.proposals]
+    if rows:
+        said.append(f"Most proposals in a row that one replica had rejected: {'; '.join(rows)}.")
     each = [f'"{ROWS[row][0]}" {_said(found[row])}' for row in BY_OPENMM if row in found]
     if each:
         said.append(

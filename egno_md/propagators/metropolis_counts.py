@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -11,6 +12,9 @@ from torch import Tensor
 
 _COUNTED: Final = ("proposals", "accepted", "failed", "refused", "evaluations")
 _SUMMED: Final = ("probability", "weight", "weight_squared")
+
+#: A row of rejections is no chance beyond this many, and so many times what chance makes of it.
+_ROW, _TIMES_CHANCE = 10, 3.0
 
 #: A proposal whose energy falls by more than this many kT counts as if it fell by this much:
 #: only a start far from equilibrium has such falls, and exp would overflow.
@@ -32,6 +36,8 @@ class MetropolisStatistics:
             preserving (Creutz, Phys. Rev. D 38, 1228 (1988), doi:10.1103/PhysRevD.38.1228).
         creutz_error: its standard error, proposals taken as independent.
         proposal_fs: length of a proposal.
+        longest_row: most proposals in a row that one replica had rejected.
+        longest_replica: that replica; -1 where there were none.
     """
 
     proposals: int
@@ -43,6 +49,20 @@ class MetropolisStatistics:
     creutz_average: float
     creutz_error: float
     proposal_fs: float
+    longest_row: int = 0
+    longest_replica: int = -1
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a replica had many more rejections in a row than chance makes of them.
+
+        Of n proposals, each rejected with probability p, the longest row is about log n / log 1/p.
+        """
+        rejected = 1.0 - self.acceptance
+        if not 0.0 < rejected < 1.0:
+            return False
+        chance = math.log(self.proposals) / -math.log(rejected)
+        return self.longest_row > _ROW + _TIMES_CHANCE * chance
 
     @property
     def acceptance(self) -> float:
@@ -50,8 +70,8 @@ class MetropolisStatistics:
         return self.accepted / self.proposals if self.proposals else float("nan")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields and the acceptance for run.json."""
-        return {"acceptance": self.acceptance, **asdict(self)}
+        """Return the fields, the acceptance and whether a replica is stuck, for run.json."""
+        return {"acceptance": self.acceptance, **asdict(self), "stuck": self.stuck}
 
 
 class MetropolisCounts:
@@ -61,6 +81,8 @@ class MetropolisCounts:
         """Start at nothing."""
         self._counts = torch.zeros(len(_COUNTED), dtype=torch.int64)
         self._sums = torch.zeros(len(_SUMMED), dtype=torch.float64)
+        # Of each replica: rejections since its last accepted proposal, and most so far.
+        self._row = self._longest = torch.zeros(0, dtype=torch.int64)
 
     @property
     def any_proposals(self) -> bool:
@@ -85,6 +107,10 @@ class MetropolisCounts:
             [torch.tensor(len(rise)), accepted.sum(), failed.sum(), refused.sum()]
         )
         self._sums += torch.stack([weight.clamp(max=1.0), weight, weight.square()]).sum(1)
+        if len(self._row) != len(rise):  # the first, or other replicas than before
+            self._row = self._longest = torch.zeros(len(rise), dtype=torch.int64)
+        self._row = torch.where(accepted, 0, self._row + 1)
+        self._longest = torch.maximum(self._longest, self._row)
 
     def statistics(self, proposal_fs: float) -> MetropolisStatistics:
         """Return what was counted.
@@ -107,11 +133,18 @@ class MetropolisCounts:
             creutz_average=weight,
             creutz_error=(variance / n) ** 0.5 if n else float("nan"),
             proposal_fs=proposal_fs,
+            longest_row=int(self._longest.max()) if len(self._longest) else 0,
+            longest_replica=int(self._longest.argmax()) if bool(self._longest.any()) else -1,
         )
 
     def restart_state(self) -> dict[str, Tensor]:
         """All counts."""
-        return {"counts": self._counts.clone(), "sums": self._sums.clone()}
+        return {
+            "counts": self._counts.clone(),
+            "sums": self._sums.clone(),
+            "rejected_row": self._row.clone(),
+            "longest_row": self._longest.clone(),
+        }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Take back what `restart_state` gave.
@@ -127,3 +160,7 @@ class MetropolisCounts:
                     f"{tuple(now.shape)} is needed"
                 )
         self._counts, self._sums = saved["counts"].clone(), saved["sums"].clone()
+        # Records of an earlier version have no rows.
+        none = torch.zeros(0, dtype=torch.int64)
+        self._row = saved.get("rejected_row", none).clone()
+        self._longest = saved.get("longest_row", none).clone()

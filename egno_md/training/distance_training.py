@@ -45,8 +45,7 @@ from egno_md.units import BOLTZMANN_EV_PER_K
 #: Shares of the frames and of the steps in each round.
 ROUNDS: Final = ((0.06, 0.1), (0.24, 0.15), (0.3, 0.25), (0.4, 0.5))
 
-#: How far apart the frames of the network's own dynamics are, and how long that runs before, fs.
-OWN_INTERVAL_FS: Final = 40.0
+#: How long the network's own dynamics runs before its first frame, fs.
 OWN_EQUILIBRATION_FS: Final = 500.0
 
 #: Frames above the lowest by more than so many times the energy of equipartition at the highest
@@ -220,7 +219,8 @@ class _Labelled:
         if model is None:
             return self._sensible(self._sampled(n, how, None, self.start))
         own = DistancePotential(model)
-        how = replace(how, interval_fs=OWN_INTERVAL_FS, equilibration_fs=OWN_EQUILIBRATION_FS)
+        interval_fs = config.own_interval_fs
+        how = replace(how, interval_fs=interval_fs, equilibration_fs=OWN_EQUILIBRATION_FS)
         begun = self._begun(how)
         try:
             return self._sensible(self._sampled(n, how, own, begun))

@@ -40,6 +40,7 @@ def job(tmp_path, water, monkeypatch):
     def of(**changes):
         given = {
             "kind": "distance",
+            "own_interval_fs": 40.0,
             "potential": "springs",
             "structure": str(water),
             "n_hidden": 16,
