@@ -1,8 +1,8 @@
 """Trains a distance network: a quick copy of a potential for one molecule.
 
-The first frames come from the potential's own dynamics. From then on the network moves the
-molecule itself, at next to no cost, and the potential only labels where it went: the network learns
-what is missing exactly where it would go wrong. `ROUNDS` says how frames and steps are shared.
+The first frames come from the potential's own dynamics, half of it from rotamers. From then on the
+network moves the molecule itself, at next to no cost, and the potential only labels where it went:
+the network learns what is missing exactly where it would go wrong. `ROUNDS` says how frames and steps are shared.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from egno_md.bundle import save_bundle
 from egno_md.config import TrainConfig
 from egno_md.data.frames import DenseFrames, LabelledFrames
 from egno_md.data.reference_md import Sampling, sample_frames
+from egno_md.data.rotamers import random_rotamers
 from egno_md.models.distance_network import DistanceNetwork
 from egno_md.models.local_distance_network import LocalDistanceNetwork
 from egno_md.models.molecule_parts import fragments_of
@@ -217,7 +218,9 @@ class _Labelled:
         config, how = self.config, sampling_of(self.config, 0)
         how = replace(how, seed=1000 * config.seed + stream)
         if model is None:
-            return self._sensible(self._sampled(n, how, None, self.start))
+            turns = torch.Generator().manual_seed(how.seed)
+            begun = random_rotamers(self.start, how.n_replicas, turns)
+            return self._sensible(self._sampled(n, how, None, begun))
         own = DistancePotential(model)
         interval_fs = config.own_interval_fs
         how = replace(how, interval_fs=interval_fs, equilibration_fs=OWN_EQUILIBRATION_FS)
