@@ -2,7 +2,8 @@
 
 The first frames come from the potential's own dynamics, half of it from rotamers. From then on the
 network moves the molecule itself, at next to no cost, and the potential only labels where it went:
-the network learns what is missing exactly where it would go wrong. `ROUNDS` says how frames and steps are shared.
+the network learns what is missing exactly where it would go wrong. `ROUNDS` says how frames and
+steps are shared.
 """
 
 from __future__ import annotations
