@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from egno_md.job import Job as Job
 from egno_md.job import make_job as make_job
 from egno_md.job import read_job as read_job
+
+#: Names, or one of them without brackets around it.
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+]
 
 
 class RunConfig(Job):
@@ -89,7 +95,7 @@ class RunConfig(Job):
     energy_limit_eV: float | None = Field(0.1, gt=0.0)
     """Largest allowed change of the total energy over a segment by the guard, eV; none: not
     judged."""
-    other_networks: tuple[str, ...] = ()
+    other_networks: Names = ()
     """Bundles of learned propagators that must put every atom near where the run's own does
     (guarded): a second opinion, which names the atom; each costs as much as the network."""
     disagreement_limit_A: float = Field(0.1, gt=0.0)
@@ -210,17 +216,17 @@ class TrainConfig(Job):
     only); auto: trajectories where there are at least 10, blocks otherwise."""
     energy_unit: Literal["eV", "kcal/mol"] | None = None
     """Energy unit of npz files that do not say it themselves."""
-    potential: tuple[str, ...] = ()
+    potential: Names = ()
     """Potential that makes data on the spot: sgdml:FILE, openmm:amber14 (any force field of OpenMM;
     the structure is then a PDB file), ase:emt (any calculator of ASE), xtb:gfn2 (GFN2-xTB, also
     gfn1), or an eSCN bundle. Several
     (egno): one for each structure, to learn from all of them."""
-    structure: tuple[str, ...] = ()
+    structure: Names = ()
     """Structure files (xyz, pdb, ...) from which the potentials' dynamics start."""
-    test_potential: tuple[str, ...] = ()
+    test_potential: Names = ()
     """Potentials of further molecules (egno), on which the network is measured at the end; it
     never learns from them."""
-    test_structure: tuple[str, ...] = ()
+    test_structure: Names = ()
     """Structure files of those molecules."""
     n_samples: int = Field(10_000, ge=1)
     """Training frames or windows to make with each potential."""
@@ -360,12 +366,6 @@ class TrainConfig(Job):
         if isinstance(given, Mapping) and given.get("kind") == "distance":
             return {**DISTANCE_DEFAULTS, **given}
         return given
-
-    @field_validator("potential", "structure", "test_potential", "test_structure", mode="before")
-    @classmethod
-    def _one_or_more(cls, given: object) -> object:
-        """Take one name without brackets around it."""
-        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -13,11 +13,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from egno_md.propagators.own_baths import has_bath
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.roles import Propagator, Verdict
 from egno_md.segment import Segment
-from egno_md.state import State
+from egno_md.state import Molecule, State
 from egno_md.trajectories.judges import atom_name, verdict_of
+
+#: Masses that a member was made for may differ by this share: tables of masses do by 1e-4.
+_SAME_MASS = 0.01
 
 
 class EnsembleJudge:
@@ -29,7 +33,7 @@ class EnsembleJudge:
 
     name = "ensemble"
 
-    def __init__(self, members: Sequence[Propagator], limit_A: float) -> None:
+    def __init__(self, members: Sequence[Propagator] | Propagator, limit_A: float) -> None:
         """Set the limit.
 
         Args:
@@ -38,11 +42,24 @@ class EnsembleJudge:
                 by `egno_md.trajectories.guard_calibration.tolerance_limit` of `disagreement_A`.
 
         Raises:
-            ValueError: if there are no members, their intervals differ, or the limit is not
-                positive.
+            ValueError: if there are no members, one is no propagator or has a bath, their
+                intervals differ, or the limit is not positive.
         """
+        if isinstance(members, Propagator):
+            members = [members]
         if not members:
             raise ValueError("an ensemble needs at least one member beside what it judges")
+        for member in members:
+            if not isinstance(member, Propagator):
+                raise ValueError(
+                    f"a member of an ensemble is a propagator, got {type(member).__name__}; open a "
+                    "bundle by LearnedPropagator.from_bundle(name, molecule)"
+                )
+            if has_bath(member):
+                raise ValueError(
+                    f"a {type(member).__name__} cannot be a member of an ensemble: it has a bath, "
+                    "whose noise would be taken for disagreement"
+                )
         intervals = sorted({member.frame_interval_fs for member in members})
         if intervals[-1] > intervals[0] * (1.0 + 1e-9):
             raise ValueError(f"the members make frames every {intervals} fs; all must be the same")
@@ -55,7 +72,8 @@ class EnsembleJudge:
         """Ask every member for the same frames.
 
         Raises:
-            ValueError: if the members' frames are at other times, or as a member does.
+            ValueError: if the members' frames are at other times or for other masses, or as a
+                member does.
         """
         apart = self.disagreement_A(start, segment)
 
@@ -81,6 +99,8 @@ class EnsembleJudge:
         Raises:
             ValueError: if the members' frames are at other times, or as a member does.
         """
+        for member in self.members:
+            _check_same_masses(member, start.molecule)
         total = torch.zeros(segment.positions.shape[:3], dtype=torch.float64)
         for member in self.members:
             other = member.advance(start, segment.n_frames)
@@ -104,3 +124,19 @@ class EnsembleJudge:
         """Take back what `restart_state` gave."""
         for k, member in enumerate(self.members):
             member.restore(taken_from(f"member{k}", saved))
+
+
+def _check_same_masses(member: Propagator, molecule: Molecule) -> None:
+    """Refuse a member for other masses: held atoms, deuterium, heavier hydrogens."""
+    known = getattr(member, "molecule", None)
+    if not isinstance(known, Molecule) or known.n_atoms != molecule.n_atoms:
+        return
+    off = (known.masses.cpu() / molecule.masses.cpu() - 1).abs()
+    i = int(off.argmax())
+    if float(off[i]) > _SAME_MASS:
+        raise ValueError(
+            f"atom {i} has mass {float(molecule.masses[i]):g} amu here and "
+            f"{float(known.masses[i]):g} amu in a member of the ensemble; make members for the "
+            "molecule that moves: dyn.molecule of a SegmentDynamics, sim.molecule of a "
+            "SegmentSimulation"
+        )

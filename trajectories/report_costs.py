@@ -141,8 +141,9 @@ def cost_section(record: RunRecord, ledger: CostLedger | None) -> list[str]:
     replicas = "1 replica" if c.n_replicas == 1 else f"{c.n_replicas} replicas"
     note = (
         f"The classical price was measured after the run in the same process: {c.n_steps} steps "
-        f"of velocity Verlet with {replicas} at once. The run's price has everything "
-        "in it: network, judges, fallback, thermostat and writing."
+        f"of velocity Verlet with {replicas} at once. The run's price has all "
+        "of its frames in it: network, judges, fallback, thermostat and writing; not what came "
+        "before the first of them: equilibration, calibration, tuning."
     )
     return [*parts, html.paragraph(note, soft=True)]
 

@@ -98,14 +98,14 @@ def load_models(config: RunConfig, other_potential: Opener | None = None) -> Run
 
     def opened(name: str) -> tuple[Potential, Bundle | None]:
         made, sha256, bundle = open_potential(name, other_potential, config.device, config.dtype)
-        hashes[name if bundle is None else bundle.name] = sha256
+        _note(hashes, name if bundle is None else bundle.name, sha256)
         return made, bundle
 
     if config.proposal is not None:
         proposal, cheap = opened(config.proposal)
     elif config.mode != "classical":
         learned = load_bundle(config.propagator, kind="egno")
-        hashes[learned.name] = str(learned.card.weights_sha256)
+        _note(hashes, learned.name, str(learned.card.weights_sha256))
     if config.mode != "surrogate":
         if config.guard is None:
             raise ValueError(
@@ -119,6 +119,15 @@ def load_models(config: RunConfig, other_potential: Opener | None = None) -> Run
     return RunModels(
         learned, guard, potential, inner, other_potential, hashes, cheap, proposal, others
     )
+
+
+def _note(hashes: dict[str, str], name: str, sha256: str) -> None:
+    """Keep the hash of a model; two of one name could not be told apart when the run goes on."""
+    if hashes.setdefault(name, sha256) != sha256:
+        raise ValueError(
+            f"two models of this run are named {name!r} and have other weights; train one with "
+            "another --out, whose name it takes"
+        )
 
 
 def _others(
@@ -141,7 +150,7 @@ def _others(
                 f"{bundle.card.frame_interval_fs} fs and {config.propagator!r} every {mine} fs; "
                 "take one with the same step"
             )
-        hashes[bundle.name] = sha256
+        _note(hashes, bundle.name, sha256)
         found.append(bundle)
     return tuple(found)
 

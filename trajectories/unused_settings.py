@@ -79,6 +79,8 @@ def refuse_unused(
     Raises:
         ValueError: naming the first such setting, its value and what it needs.
     """
+    if "other_networks" in by_option and not config.other_networks:
+        raise ValueError("other_networks needs a value: the name of a bundle of kind 'egno'")
     named = set(by_option)
     if not named & _DECIDING:
         named |= set(by_file)

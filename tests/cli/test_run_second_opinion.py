@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from egno_md.bundle import load_bundle, save_bundle
 from egno_md.cli import main
+from egno_md.config import RunConfig, read_job
 from egno_md.trajectories.store_reader import TrajectoryReader
 
 OTHER = ("--other-networks", "transferable-egno")
@@ -76,3 +78,20 @@ def test_what_is_no_second_opinion_is_refused(tmp_path, capsys, more, error):
     said = capsys.readouterr().err
     assert said.startswith("egno-md: error: ")
     assert error in said
+
+
+def test_two_models_of_one_name_are_refused(tmp_path, capsys):
+    bundle = load_bundle("transferable-egno")
+    card = bundle.card.model_copy(update={"name": "ethanol-egno"})
+    save_bundle(tmp_path / "ethanol-egno.bundle", card, bundle.weights)
+    more = ("--other-networks", str(tmp_path / "ethanol-egno.bundle"))
+    assert main(["run", *words(tmp_path / "out", *more)]) == 2
+    assert "two models of this run are named 'ethanol-egno'" in capsys.readouterr().err
+
+
+def test_a_job_file_may_name_one_without_brackets(tmp_path):
+    (tmp_path / "job.toml").write_text(
+        'example = "ethanol"\nother_networks = "transferable-egno"\n'
+    )
+    config = read_job(RunConfig, [str(tmp_path / "job.toml")])
+    assert config.other_networks == ("transferable-egno",)

@@ -1,11 +1,13 @@
 """Networks that disagree name the frame and the atom; those that agree let it pass."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from egno_md.propagators.classical import VelocityVerlet
+from egno_md.propagators.thermostat import Thermostatted
 from egno_md.roles import EnergyForces, Judge
 from egno_md.state import Molecule, State
 from egno_md.trajectories.ensemble_judge import EnsembleJudge
@@ -63,6 +65,18 @@ def test_frames_that_are_not_finite_are_not_accepted(start):
     segment = verlet().advance(start)
     segment.positions[1, 3, 0] = math.nan
     assert EnsembleJudge([verlet()], 1.0).judge(start, segment).n_accepted.tolist() == [6, 3]
+
+
+def test_members_must_be_propagators_without_a_bath_for_the_same_masses(start):
+    bathed = Thermostatted(verlet(), 300.0, 5.0, torch.Generator().manual_seed(0))
+    for member, words in (("ethanol-egno", "is a propagator, got str"), (bathed, "it has a bath")):
+        with pytest.raises(ValueError, match=words):
+            EnsembleJudge([member], 1.0)
+    other = verlet()
+    other.molecule = replace(WATER, masses=WATER.masses * torch.tensor([1.0, 1.0, 2.0]))
+    judge = EnsembleJudge(other, 1.0)
+    with pytest.raises(ValueError, match=r"atom 2 has mass 1.008 amu here and 2.016 amu in a mem"):
+        judge.judge(start, verlet().advance(start))
 
 
 def test_what_cannot_be_compared_is_refused(start):

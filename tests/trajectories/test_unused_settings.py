@@ -34,6 +34,7 @@ def check(argv):
         ("--energy-every 2 --mode surrogate", "mode 'guarded'"),
         ("--guard-calibration-windows 0 --mode classical", "mode 'guarded'"),
         ("--guard-alarm-rate 0.05", "guard_calibration_windows in mode 'guarded'"),
+        ("--other-networks", "needs a value"),
         ("--disagreement-limit-A 0.2", "other_networks in mode 'guarded'"),
         ("--tuning-cpu-s 3 --proposal-fs 36 --mode metropolised", "without proposal_fs"),
         ("--tuning-cpu-s 3", "mode 'metropolised' without proposal_fs"),
