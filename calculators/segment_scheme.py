@@ -18,12 +18,9 @@ from egno_md.calculators.context_integrator import ContextIntegrator
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.propagators.own_baths import refuse_second_bath
+from egno_md.propagators.same_masses import other_mass
 from egno_md.roles import Judge, Propagator
 from egno_md.state import Molecule
-
-#: Masses that a propagator was made for may differ by this share from the system's: tables
-#: of standard masses differ by some 1e-4, hydrogens with repartitioned masses by 0.5 and more.
-_SAME_MASS = 0.01
 
 
 def open_propagator(propagator: str | Path | Bundle | Propagator, molecule: Molecule) -> Propagator:
@@ -65,13 +62,11 @@ def _check_same_atoms(known: Molecule, molecule: Molecule) -> None:
             f"the propagator was made for {known.n_atoms} atoms other than the "
             f"{molecule.n_atoms} of the system, or in another order"
         )
-    off = (known.masses.cpu() / molecule.masses - 1).abs()
-    i = int(off.argmax())
-    if float(off[i]) > _SAME_MASS:
+    if found := other_mass(known, molecule):
+        atom, mine, theirs = found
         raise ValueError(
-            f"atom {i} has mass {float(molecule.masses[i]):g} amu in the system and "
-            f"{float(known.masses[i]):g} amu in the propagator; make the propagator for "
-            "molecule_from_openmm(topology, system)"
+            f"atom {atom} has mass {mine:g} amu in the system and {theirs:g} amu in the "
+            "propagator; make the propagator for molecule_from_openmm(topology, system)"
         )
 
 

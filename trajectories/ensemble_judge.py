@@ -15,13 +15,11 @@ from torch import Tensor
 
 from egno_md.propagators.own_baths import has_bath
 from egno_md.propagators.restart import named_under, taken_from
+from egno_md.propagators.same_masses import other_mass
 from egno_md.roles import Propagator, Verdict
 from egno_md.segment import Segment
 from egno_md.state import Molecule, State
 from egno_md.trajectories.judges import atom_name, verdict_of
-
-#: Masses that a member was made for may differ by this share: tables of masses do by 1e-4.
-_SAME_MASS = 0.01
 
 
 class EnsembleJudge:
@@ -97,7 +95,8 @@ class EnsembleJudge:
             `(n_replicas, n_frames, n_atoms)` float64, Å.
 
         Raises:
-            ValueError: if the members' frames are at other times, or as a member does.
+            ValueError: if the members' frames are at other times or for other masses, or as a
+                member does.
         """
         for member in self.members:
             _check_same_masses(member, start.molecule)
@@ -131,12 +130,10 @@ def _check_same_masses(member: Propagator, molecule: Molecule) -> None:
     known = getattr(member, "molecule", None)
     if not isinstance(known, Molecule) or known.n_atoms != molecule.n_atoms:
         return
-    off = (known.masses.cpu() / molecule.masses.cpu() - 1).abs()
-    i = int(off.argmax())
-    if float(off[i]) > _SAME_MASS:
+    if found := other_mass(known, molecule):
+        atom, mine, theirs = found
         raise ValueError(
-            f"atom {i} has mass {float(molecule.masses[i]):g} amu here and "
-            f"{float(known.masses[i]):g} amu in a member of the ensemble; make members for the "
-            "molecule that moves: dyn.molecule of a SegmentDynamics, sim.molecule of a "
-            "SegmentSimulation"
+            f"atom {atom} has mass {mine:g} amu here and {theirs:g} amu in a member of the "
+            "ensemble; make members for the molecule that moves: dyn.molecule of a "
+            "SegmentDynamics, sim.molecule of a SegmentSimulation"
         )

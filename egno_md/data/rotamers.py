@@ -1,4 +1,4 @@
-"""Turns parts of a molecule about its single bonds, so that dynamics begins in every conformer.
+"""Turns parts of a molecule about its single bonds, so that dynamics begins in many conformers.
 
 Barriers keep hot dynamics of a few picoseconds in the conformers it came from, and a copy of a
 potential that never saw one believes that its energy is too high to go there.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from egno_md.bonds import bond_graph_distance
-from egno_md.models.molecule_parts import neighbours_of
+from egno_md.models.molecule_parts import neighbours_of, within
 from egno_md.state import Molecule, State
 
 #: Atoms three bonds apart and more stay this far apart, in sums of covalent radii.
@@ -49,13 +49,10 @@ def turning_parts(n_atoms: int, bonds: Sequence[Sequence[int]]) -> list[tuple[in
 
 
 def _beyond(near: Sequence[set[int]], still: int, turning: int) -> set[int]:
-    """Atoms that are reached from one end of a bond without crossing it; both in a ring."""
-    found: set[int] = set()
-    edge = near[turning] - {still}
-    while edge:
-        found |= edge
-        edge = set().union(*(near[a] for a in edge)) - found - {turning}
-    return found
+    """Atoms reached from one end of a bond without crossing it; in a ring the other end, too."""
+    cut = [set(others) for others in near]
+    cut[turning].discard(still)
+    return within(cut, turning, len(near)) - {turning}
 
 
 def random_rotamers(start: State, n: int, generator: torch.Generator) -> State:
@@ -76,10 +73,11 @@ def random_rotamers(start: State, n: int, generator: torch.Generator) -> State:
     x = start.positions[:1].expand(n, -1, -1).clone()
     parts = turning_parts(molecule.n_atoms, molecule.bonds.tolist())
     if parts:
+        closest = _closest(molecule)
         for r in range(1, n, 2):
             for _ in range(_TRIES):
                 turned = _turned(start.positions[0], parts, generator)
-                if not _clashes(molecule, turned):
+                if bool((torch.cdist(turned, turned).cpu() >= closest).all()):
                     x[r] = turned
                     break
     return State.at_rest(molecule, x)
@@ -105,11 +103,10 @@ def _turned(
     return x
 
 
-def _clashes(molecule: Molecule, x: Tensor) -> bool:
-    """Whether atoms three bonds apart or more are too close."""
+def _closest(molecule: Molecule) -> Tensor:
+    """How close two atoms may come, `(n_atoms, n_atoms)` Å; 0 where bonds keep them close."""
     from ase.data import covalent_radii
 
     radii = torch.tensor(covalent_radii, dtype=torch.float64)[molecule.numbers.cpu()]
     far = bond_graph_distance(molecule.n_atoms, molecule.bonds, 3).cpu() >= 3
-    share = torch.cdist(x, x).to("cpu", torch.float64) / (radii[:, None] + radii)
-    return bool((share[far] < CLOSEST).any())
+    return CLOSEST * far * (radii[:, None] + radii)

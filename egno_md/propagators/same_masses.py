@@ -1,0 +1,26 @@
+"""Whether what was made for a molecule suits the masses of another with the same atoms."""
+
+from __future__ import annotations
+
+from egno_md.state import Molecule
+
+#: Masses may differ by this share: tables of standard masses differ by some 1e-4, deuterium,
+#: hydrogens with repartitioned masses and held atoms by 0.5 and more.
+SAME_MASS = 0.01
+
+
+def other_mass(known: Molecule, molecule: Molecule) -> tuple[int, float, float] | None:
+    """Find the atom whose mass differs most.
+
+    Args:
+        known: what something was made for; as many atoms.
+        molecule: what moves.
+
+    Returns:
+        The atom, its mass in `molecule` and in `known`, amu; None where all are the same.
+    """
+    off = (known.masses.cpu() / molecule.masses.cpu() - 1).abs()
+    i = int(off.argmax())
+    if not float(off[i]) > SAME_MASS:
+        return None
+    return i, float(molecule.masses[i]), float(known.masses[i])
