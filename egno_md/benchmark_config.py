@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from egno_md.job import Job
 
@@ -82,7 +82,11 @@ class BenchmarkConfig(Job):
     reference_ps: float | None = Field(None, gt=0.0)
     """Length of each replica of the classical dynamics that long runs are held against
     (rollouts); none: as long as those runs and as many; else four times as many, ps.
-    acceleration: of 32 replicas; none: 20 ps."""
+    acceleration: of twice as many replicas as the rows; none: 20 ps."""
+    reference: Literal["langevin", "reweighted"] = "langevin"
+    """What rows are held against (acceleration). langevin: dynamics with the true potential;
+    reweighted: 48 replicas of dynamics with the cheap one, hundreds of times as long for the same
+    time, its frames weighed by energies of the true one."""
     out: str = "benchmarks"
     """Folder for trainings and tables: OUT/NAME."""
     resume: bool = False
@@ -93,3 +97,11 @@ class BenchmarkConfig(Job):
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     n_threads: int = Field(1, ge=1, le=1024)
     """CPU threads."""
+
+    @model_validator(mode="after")
+    def _reference_is_used(self) -> Self:
+        if self.reference != "langevin" and self.name != "acceleration":
+            raise ValueError(
+                f"reference {self.reference!r} is for acceleration; {self.name} has its own"
+            )
+        return self

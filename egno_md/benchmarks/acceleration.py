@@ -27,8 +27,9 @@ from egno_md.benchmarks.acceleration_rows import (
     rows_for,
 )
 from egno_md.benchmarks.acceleration_runs import Runner
-from egno_md.benchmarks.acceleration_tables import Sampled, joined, tables_of
+from egno_md.benchmarks.acceleration_tables import Counted, Sampled, joined, tables_of
 from egno_md.benchmarks.fitted_force_field import FittedForceField, fit_force_field
+from egno_md.benchmarks.reweighted_reference import N_REPLICAS, reweighted_record
 from egno_md.benchmarks.rollout_measures import Record
 from egno_md.benchmarks.rollout_reference import TIMESTEP_FS, RolloutPlan, reference_record
 from egno_md.benchmarks.rollout_subject import (
@@ -54,6 +55,7 @@ from egno_md.propagators.escn_potential import ESCNPotential
 from egno_md.roles import Potential
 from egno_md.state import State
 from egno_md.training.sources import open_potential, start_structure
+from egno_md.trajectories.effective_samples import EffectiveSamples
 from egno_md.trajectories.run_setup import seeded
 
 #: Turns of every row.
@@ -110,15 +112,21 @@ def measure(config: BenchmarkConfig) -> list[Table]:
     if compiled:
         _compile(subject.potential)
     plan = _plan(config)
-    _announce(subject, plan, minutes, len(rows))
     folder = benchmark_folder(config)
-    reference = reference_record(subject, plan, _REFERENCE_INTERVAL_FS, folder / "references")
-    start = State(
-        subject.start.molecule, reference["start_positions"], reference["start_velocities"]
-    )
     cheap = _cheap(config, subject, structure, folder)
     if compiled:
         _compile(cheap.potential)
+    weighed = config.reference == "reweighted"
+    _announce(cheap.potential if weighed else subject.potential, subject, plan, minutes, len(rows))
+    if weighed:
+        reference = reweighted_record(
+            subject, cheap.potential, cheap.name, plan, folder / "references"
+        )
+    else:
+        reference = reference_record(subject, plan, _REFERENCE_INTERVAL_FS, folder / "references")
+    start = State(
+        subject.start.molecule, reference["start_positions"], reference["start_velocities"]
+    )
     bench = Bench(
         subject,
         cheap.potential,
@@ -131,9 +139,11 @@ def measure(config: BenchmarkConfig) -> list[Table]:
     )
     contestants = {row: ROWS[row][1](bench, row) for row in rows}
     about = _about(subject, plan, cheap, minutes)
+    if weighed:
+        about["reference"] = config.reference
     turns = _turns(contestants, start, reference, 60.0 * minutes / N_TURNS, about, config, folder)
     found = {row: joined(contestants[row], turns[row]) for row in rows}
-    lend(found, cheap.missed)
+    lend(found, cheap.missed, reference)
     return tables_of(found, reference, subject, plan, minutes, _notes(cheap))
 
 
@@ -185,30 +195,34 @@ def _opened(name: str, structure: Path, data: str | None) -> Potential:
 
 def _plan(config: BenchmarkConfig) -> RolloutPlan:
     length = 20.0 if config.reference_ps is None else config.reference_ps
+    weighed = config.reference == "reweighted"
+    n = 16 if config.n_replicas is None else config.n_replicas
     return RolloutPlan(
         config.temperature_K,
         config.friction_per_ps,
-        n_replicas=16 if config.n_replicas is None else config.n_replicas,
+        n_replicas=n,
         length_ps=length,
         nve_ps=0.0,
-        n_reference=2 * (16 if config.n_replicas is None else config.n_replicas),
+        n_reference=N_REPLICAS - n if weighed else 2 * n,
         reference_ps=length,
-        burn_in_ps=min(5.0, length),
+        burn_in_ps=0.5 * length if weighed else min(5.0, length),
         n_windows=0,
         seed=config.seeds[0],
     )
 
 
-def _announce(subject: Subject, plan: RolloutPlan, minutes: float, n_rows: int) -> None:
-    """Say how long all of it will take, from a few steps of the true potential."""
+def _announce(
+    carrier: Potential, subject: Subject, plan: RolloutPlan, minutes: float, n_rows: int
+) -> None:
+    """Say how long all of it will take, from a few steps of the reference's potential."""
     n = plan.n_reference + plan.n_replicas
     x = subject.start.positions[:1].double().expand(n, -1, -1).clone()
-    dynamics = VelocityVerlet(subject.potential, TIMESTEP_FS, 2 * TIMESTEP_FS, 1)
+    dynamics = VelocityVerlet(carrier, TIMESTEP_FS, 2 * TIMESTEP_FS, 1)
     state = dynamics.advance(State.at_rest(subject.start.molecule, x)).last
     began = time.process_time()
     dynamics.advance(state)
     per_step = (time.process_time() - began) / 2
-    # The burn-in moves the replicas of the rows, too.
+    # The burn-in moves the replicas of the rows, too. Energies for weighing are a small part.
     n_steps = 1e3 * plan.burn_in_ps / TIMESTEP_FS
     n_steps += 1e3 * plan.reference_ps / TIMESTEP_FS * plan.n_reference / n
     reference = n_steps * per_step / 60.0
@@ -251,18 +265,34 @@ def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: P
     return _Cheap(FittedForceField.from_tensors(kept), "fitted bonded force field", cpu_s, missed)
 
 
-def lend(found: dict[str, Sampled], missed: float | None) -> None:
+def lend(found: dict[str, Sampled], missed: float | None, reference: Record) -> None:
     """Let the yardstick take samples per ps from the same, or alike, dynamics where that is longer.
 
     Args:
         found: the rows; the yardstick's is changed.
         missed: of the forces, by the cheap potential, None if unknown.
+        reference: what rows are held against; a reweighted one is a run of the cheap potential.
     """
-    lender = found.get(TWIN)
-    if lender is None and missed is not None and missed <= _ALIKE:
-        lender = found.get(LENDER)
-    if lender is not None:
-        found[YARDSTICK] = replace(found[YARDSTICK], lender=lender)
+    alike = missed is not None and missed <= _ALIKE
+    row = TWIN if TWIN in found else LENDER
+    lent = []
+    if row in found and (alike or row == TWIN):
+        lent.append(found[row].as_lender(f'the row "{ROWS[row][0]}"'))
+    if row != TWIN and alike and "cheap_samples" in reference:
+        lent.append(_of_reference(reference))
+    if lent:
+        longest = max(lent, key=lambda run: run.replica_ps)
+        found[YARDSTICK] = replace(found[YARDSTICK], lender=longest)
+
+
+def _of_reference(reference: Record) -> Counted:
+    """The cheap dynamics of a reweighted reference, before weighing."""
+    mean, slowest, frames, spacing_fs = reference["cheap_samples"].tolist()
+    effective = EffectiveSamples(
+        mean, slowest, "", int(frames), spacing_fs, 0, int(reference["n_replicas"])
+    )
+    name = "the reference, the same dynamics with the cheap potential"
+    return Counted(name, 1e-3 * frames * spacing_fs, 0, effective)
 
 
 def _spent(card: BundleCard) -> float | None:

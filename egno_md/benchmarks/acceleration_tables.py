@@ -41,6 +41,23 @@ _FEWEST_FRAMES: Final = 60
 _TOO_SHORT: Final = "too short"
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Effective samples of a run, and how long it was.
+
+    Attributes:
+        name: what the run is called in a sentence.
+        replica_ps: length of all replicas together.
+        n_failed: replicas that failed.
+        effective: independent samples, or None.
+    """
+
+    name: str
+    replica_ps: float
+    n_failed: int
+    effective: EffectiveSamples | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
     """All turns of a row.
@@ -54,7 +71,7 @@ class Sampled:
         proposals: of all replicas; 0 where nothing is proposed.
         accepted: likewise.
         effective: independent samples, or None.
-        lender: a row of alike dynamics, whose samples per ps are taken where it is the longer one:
+        lender: a run of alike dynamics, whose samples per ps are taken where it is the longer one:
             a run hardly longer than its correlations takes them for shorter than they are.
         longest_row: most proposals in a row that one replica had rejected.
     """
@@ -67,7 +84,7 @@ class Sampled:
     proposals: int
     accepted: int
     effective: EffectiveSamples | None
-    lender: Sampled | None = None
+    lender: Counted | None = None
     longest_row: int = 0
 
     @property
@@ -81,11 +98,15 @@ class Sampled:
         n, frames = self.positions.shape[:2]
         return n * frames * self.contestant.interval_fs * 1e-3
 
+    def as_lender(self, name: str) -> Counted:
+        """This row as a lender of samples per ps."""
+        return Counted(name, self.replica_ps, self.n_failed, self.effective)
+
     @property
-    def counted(self) -> Sampled:
-        """The row that samples per ps are counted in: this one, or the lender if that is longer."""
+    def counted(self) -> Counted:
+        """The run that samples per ps are counted in: this one, or the lender if that is longer."""
         longer = self.lender is not None and self.lender.replica_ps > self.replica_ps
-        return self.lender if self.lender is not None and longer else self
+        return self.lender if self.lender is not None and longer else self.as_lender("this row")
 
     def per_ps(self, slowest: bool) -> float | None:
         """Effective samples per ps; None where a replica failed or there are too few."""
@@ -157,7 +178,7 @@ def tables_of(
         notes: of the cheap potential.
     """
     molecule = subject.start.molecule
-    speed, quality = _speed(subject, plan, minutes), _quality()
+    speed, quality = _speed(subject, plan, minutes), _quality(reference, subject)
     speed.notes += [*notes, *_remarks(found)]
     yardstick = found[YARDSTICK]
     for row, one in found.items():
@@ -196,13 +217,26 @@ def _speed(subject: Subject, plan: RolloutPlan, minutes: float) -> Table:
     )
 
 
-def _quality() -> Table:
+def _quality(reference: Record, subject: Subject) -> Table:
+    n, frames = (int(reference[key]) for key in ("n_replicas", "n_frames"))
+    interval_fs = float(reference["frame_interval_fs"])
+    what = (
+        f"Langevin dynamics with the true potential ({TIMESTEP_FS:g} fs; {n} replicas of "
+        f"{1e-3 * frames * interval_fs:.3g} ps)"
+    )
+    if "effective_share" in reference:
+        mean_ps = 1e-3 * interval_fs * float(reference["block_frames"].double().mean())
+        what = (
+            f"Langevin dynamics with the cheap potential ({TIMESTEP_FS:g} fs; {n} replicas of "
+            f"{mean_ps:.3g} ps), whose frames, {interval_fs:g} fs apart, are weighed by energies "
+            f"of {subject.potential_name} (effective share of the frames: "
+            f"{float(reference['effective_share']):.0%}), which makes them samples of it"
+        )
     return Table(
         "acceleration-divergences",
-        "The runs of the table `acceleration` against Langevin dynamics with the true potential "
-        f"({TIMESTEP_FS:g} fs): Jensen-Shannon divergence (natural logarithm), mean of the classes "
-        "of alike bonds and torsions; floor: of pieces of the reference as long as the run, "
-        "against the rest. Temperatures: kinetic.",
+        f"The runs of the table `acceleration` against {what}: Jensen-Shannon divergence (natural "
+        "logarithm), mean of the classes of alike bonds and torsions; floor: of pieces of the "
+        "reference as long as the run, against the rest. Temperatures: kinetic.",
         (
             "row",
             "bond JSD",
@@ -225,12 +259,12 @@ def _remarks(found: Mapping[str, Sampled]) -> list[str]:
     """What readers of the ratios must know."""
     yardstick = found[YARDSTICK]
     said, lender = [], yardstick.counted
-    if lender is not yardstick:
+    if lender is yardstick.lender:
         own = replace(yardstick, lender=None).rate(slowest=False)
         counted = "are too few to count" if own is None else f"would make that {own:.3g} per CPU-s"
         said.append(
             f"Langevin dynamics at 0.5 fs: samples per ps as in the {lender.replica_ps:.0f} ps of "
-            f'the row "{_name(found, lender)}", cost as measured. Its own '
+            f"{lender.name}, cost as measured. Its own "
             f"{yardstick.replica_ps:.0f} ps {counted}; a run hardly longer than its correlations "
             "takes them for shorter than they are."
         )
@@ -258,11 +292,6 @@ def _said(one: Sampled) -> str:
     if rate is None:
         return f"none, {one.n_failed} replicas failed" if one.n_failed else _TOO_SHORT
     return f"{rate:.3g}"
-
-
-def _name(found: Mapping[str, Sampled], one: Sampled) -> str:
-    """What a row is called in the table."""
-    return next(ROWS[row][0] for row, other in found.items() if other is one)
 
 
 def _speeds(one: Sampled, yardstick: Sampled) -> tuple[str | float | Cell | None, ...]:
@@ -319,12 +348,15 @@ def _compared(
     one: Sampled, reference: Record, molecule: Molecule, draws: torch.Generator
 ) -> Comparison | None:
     """The row against the reference; None with too few frames for a histogram."""
-    if int(torch.isfinite(one.positions).flatten(2).all(2).sum()) < _FEWEST_FRAMES:
+    # Frames no closer than the reference's, so that its pieces are as noisy as the run.
+    every = max(1, round(float(reference["frame_interval_fs"]) / one.contestant.interval_fs))
+    frames = one.positions[:, every - 1 :: every]
+    if int(torch.isfinite(frames).flatten(2).all(2).sum()) < _FEWEST_FRAMES:
         return None
     statistics = trajectory_statistics(
         molecule,
-        one.positions,
-        frame_interval_fs=one.contestant.interval_fs,
+        frames,
+        frame_interval_fs=every * one.contestant.interval_fs,
         bins=bins_for(reference, molecule),
         blocks_per_replica=-(-_MIN_BLOCKS // one.positions.shape[0]),
     )

@@ -157,30 +157,44 @@ class TestRates:
     def test_a_row_of_alike_dynamics_lends_samples_per_ps_not_costs(self):
         short = replace(samples(100.0), positions=torch.zeros((4, 10, 3, 3)))
         long = samples(80.0, cpu_s=1.0)
-        lent = replace(short, lender=long)
+        lent = replace(short, lender=long.as_lender("the long row"))
         assert short.rate(slowest=False) == 10.0
         assert lent.per_ps(slowest=False) == long.per_ps(slowest=False)
         assert lent.rate(slowest=False) == pytest.approx(0.8)
         assert lent.relative_error == long.relative_error
+        assert lent.counted.name == "the long row"
         assert break_even(samples(500.0, training=80.0), lent) == "10.4 ps"
         # A longer row keeps its own count; one that failed, or whose lender did, has none.
-        assert replace(long, lender=short).rate(slowest=False) == long.rate(slowest=False)
+        kept = replace(long, lender=short.as_lender("the short row"))
+        assert kept.rate(slowest=False) == long.rate(slowest=False)
         failed = replace(short, failed_fs=samples(5.0, failed=1).failed_fs)
-        assert replace(failed, lender=long).rate(slowest=False) is None
-        assert replace(short, lender=samples(80.0, failed=1)).rate(slowest=False) is None
+        assert replace(failed, lender=long.as_lender("")).rate(slowest=False) is None
+        lost = samples(80.0, failed=1).as_lender("")
+        assert replace(short, lender=lost).rate(slowest=False) is None
 
     def test_openmm_lends_first_and_the_cheap_potential_only_where_alike(self):
-        def lender(missed, *rows):
+        def lender(missed, *rows, reference=None):
             found = {row: samples(80.0) for row in ("langevin-0.5", *rows)}
-            lend(found, missed)
+            lend(found, missed, reference or {})
             lent = found["langevin-0.5"].lender
-            return next((row for row in rows if found[row] is lent), None)
+            names = {f'the row "{ROWS[row][0]}"': row for row in rows}
+            return None if lent is None else names.get(lent.name, "reference")
+
+        def weighed(frames):
+            counts = torch.tensor([50.0, 30.0, frames, 32.0], dtype=torch.float64)
+            return {"cheap_samples": counts, "n_replicas": torch.tensor(48)}
 
         assert lender(0.01, "openmm-0.5", "cheap-alone") == "openmm-0.5"
         assert lender(0.01, "openmm-4", "cheap-alone") == "cheap-alone"
         assert lender(None, "openmm-0.5", "cheap-alone") == "openmm-0.5"
         assert lender(0.2, "cheap-alone") is None
         assert lender(None, "cheap-alone") is None
+        # So does a reweighted reference where it is longer than the row of the same dynamics.
+        assert lender(0.01, "cheap-alone", reference=weighed(1000.0)) == "reference"
+        assert lender(0.01, "cheap-alone", reference=weighed(10.0)) == "cheap-alone"
+        assert lender(0.01, reference=weighed(10.0)) == "reference"
+        assert lender(0.2, "cheap-alone", reference=weighed(1000.0)) is None
+        assert lender(0.01, "openmm-0.5", reference=weighed(1e9)) == "openmm-0.5"
 
 
 class TestEnergyRescaling:
