@@ -15,6 +15,9 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixCom
 
 from egno_md.propagators.degrees_of_freedom import degrees_of_freedom, without_rotation
+from egno_md.propagators.own_baths import refuse_still_centre
+from egno_md.propagators.same_masses import made_for, other_mass
+from egno_md.roles import Propagator
 from egno_md.segment import Segment
 from egno_md.state import Molecule, State, kinetic_energy
 
@@ -45,6 +48,43 @@ class Held:
         masses = molecule.masses.clone()
         masses[list(self.atoms)] = ENDLESS_MASS
         return replace(molecule, masses=masses)
+
+    def refuse_unsuited(self, propagator: Propagator, molecule: Molecule) -> None:
+        """Refuse a propagator that moves a held centre, or was made for other kinds or masses.
+
+        Args:
+            propagator: what would move them, perhaps with a network within.
+            molecule: what moves, pinned.
+
+        Raises:
+            ValueError: saying what to do, and naming the atom.
+        """
+        if self.centre:
+            instead = "remove FixCom, or make Metropolised with zero_momentum=True"
+            refuse_still_centre(propagator, "FixCom", instead)
+        known = made_for(propagator)
+        if known is None:
+            return
+        if not torch.equal(known.numbers.cpu(), molecule.numbers):
+            raise ValueError(
+                f"the propagator was made for {known.n_atoms} atoms other than the "
+                f"{molecule.n_atoms} here, or in another order"
+            )
+        found = other_mass(known, molecule)
+        if found is None:
+            return
+        atom, mine, theirs = found
+        if atom in self.atoms:
+            raise ValueError(
+                f"FixAtoms holds atom {atom}, and the propagator was made for one that moves "
+                f"({theirs:g} amu); give the bundle instead, or make the propagator for a "
+                f"molecule whose held atoms weigh {ENDLESS_MASS:g} amu"
+            )
+        raise ValueError(
+            f"atom {atom} has mass {mine:g} amu here and {theirs:g} amu in the propagator; make "
+            "the propagator for molecule_from_atoms(atoms) with bonds, or set the masses of the "
+            "atoms"
+        )
 
     def check_kept(self, start: State, segment: Segment) -> None:
         """Refuse a segment in which a held atom moves.

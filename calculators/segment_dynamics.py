@@ -135,6 +135,7 @@ class SegmentDynamics(MolecularDynamics):
         fast = learned_or_given(
             propagator, self.molecule, horizon_fs=horizon_fs, device=device, dtype=dtype
         )
+        self._held.refuse_unsuited(fast, self.molecule)
         self.propagator = fast
         if guard is not None:
             potential, calculator = potential_behind(guard)

@@ -17,8 +17,8 @@ from egno_md.calculators.context_frames import ContextFrames
 from egno_md.calculators.context_integrator import ContextIntegrator
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator
-from egno_md.propagators.own_baths import refuse_second_bath
-from egno_md.propagators.same_masses import other_mass
+from egno_md.propagators.own_baths import refuse_second_bath, refuse_still_centre
+from egno_md.propagators.same_masses import made_for, other_mass
 from egno_md.roles import Judge, Propagator
 from egno_md.state import Molecule
 
@@ -49,8 +49,7 @@ def open_propagator(propagator: str | Path | Bundle | Propagator, molecule: Mole
                 stacklevel=3,
             )
         return learned
-    known = getattr(propagator, "molecule", None)
-    if isinstance(known, Molecule):
+    if (known := made_for(propagator)) is not None:
         _check_same_atoms(known, molecule)
     return propagator
 
@@ -96,7 +95,7 @@ def refuse_constraints(system: openmm.System, propagator: Propagator, policy: st
 
 
 def refuse_thermostat(system: openmm.System, propagator: Propagator) -> None:
-    """Refuse a system with a thermostat under a propagator that has a bath.
+    """Refuse a thermostat, or what holds the centre of mass, under a propagator with a bath.
 
     Args:
         system: to simulate; a barostat is no bath of this kind.
@@ -108,6 +107,12 @@ def refuse_thermostat(system: openmm.System, propagator: Propagator) -> None:
     if any(isinstance(force, openmm.AndersenThermostat) for force in system.getForces()):
         refuse_second_bath(
             propagator, "the system's AndersenThermostat", "take the thermostat out of the system"
+        )
+    if any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces()):
+        refuse_still_centre(
+            propagator,
+            "the system's CMMotionRemover",
+            "make the system with removeCMMotion=False, or Metropolised with zero_momentum=True",
         )
 
 

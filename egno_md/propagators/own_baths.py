@@ -69,6 +69,27 @@ def refuse_second_bath(propagator: Propagator, bath: str, instead: str) -> None:
         )
 
 
+def refuse_still_centre(propagator: Propagator, holder: str, instead: str) -> None:
+    """Refuse to hold the centre of mass under a propagator whose bath pushes it.
+
+    The bath would heat it and the holder take that away once per segment, so that the temperature
+    of the rest is counted with degrees of freedom that it does not have.
+
+    Args:
+        propagator: one that samples states of zero momentum says so: `zero_momentum = True`.
+        holder: what would hold the centre.
+        instead: what to do, in the words of the one who asked.
+
+    Raises:
+        ValueError: saying why, and what to do.
+    """
+    if has_bath(propagator) and getattr(propagator, "zero_momentum", False) is not True:
+        raise ValueError(
+            f"a {type(propagator).__name__} has a bath of its own that moves the centre of mass, "
+            f"which {holder} would hold, and temperatures would be wrong; {instead}"
+        )
+
+
 def refuse_rest_start(propagator: Propagator) -> None:
     """Refuse a propagator whose segments from a start at rest are not always the same.
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from egno_md.roles import Propagator
 from egno_md.state import Molecule
 
 #: Masses may differ by this share: tables of standard masses differ by some 1e-4, deuterium,
 #: hydrogens with repartitioned masses and held atoms by 0.5 and more.
 SAME_MASS = 0.01
+
+#: What wrappers call the propagator within them.
+_WITHIN: Final = ("proposal", "propagator", "fast")
 
 
 def other_mass(known: Molecule, molecule: Molecule) -> tuple[int, float, float] | None:
@@ -24,3 +30,22 @@ def other_mass(known: Molecule, molecule: Molecule) -> tuple[int, float, float] 
     if not float(off[i]) > SAME_MASS:
         return None
     return i, float(molecule.masses[i]), float(known.masses[i])
+
+
+def made_for(propagator: Propagator) -> Molecule | None:
+    """Find the molecule that a propagator, or one within it, was made for.
+
+    Args:
+        propagator: any, also within baths, guards and accept/reject.
+
+    Returns:
+        The molecule; None where it says of none and takes the masses of what it moves.
+    """
+    known = getattr(propagator, "molecule", None)
+    if isinstance(known, Molecule):
+        return known
+    for name in _WITHIN:
+        within = getattr(propagator, name, None)
+        if isinstance(within, Propagator):
+            return made_for(within)
+    return None

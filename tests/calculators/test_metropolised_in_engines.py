@@ -1,15 +1,23 @@
 """Metropolised segments inside the drivers of ASE and OpenMM."""
 
+from dataclasses import replace
+
 import ase
+import ase.io
 import numpy as np
+import openmm
 import pytest
 import torch
+from ase.constraints import FixAtoms, FixCom
 from openmm import app, unit
 
+from egno_md.calculators.held_atoms import ENDLESS_MASS
 from egno_md.calculators.potential_from_openmm import OpenMMPotential
 from egno_md.calculators.segment_dynamics import SegmentDynamics
 from egno_md.calculators.segment_simulation import SegmentSimulation
+from egno_md.data.structures import read_structure
 from egno_md.propagators.classical import VelocityVerlet
+from egno_md.propagators.learned import LearnedPropagator
 from egno_md.propagators.metropolised import Metropolised
 from tests.calculators.wells import REFERENCE, ExactWells, carbons, positions_of, start
 from tests.propagators.exact_distributions import KELVIN, MorseChain
@@ -78,3 +86,63 @@ class _Lines:
 
     def write(self, text):
         self.lines.append(text)
+
+
+class TestRefused:
+    def of_network(self, masses=None, **options):
+        """Metropolised segments of the packaged network of ethanol, with other masses perhaps."""
+        ethanol = ase.io.read("egno_md/examples/ethanol.xyz")
+        molecule = read_structure("egno_md/examples/ethanol.xyz").molecule
+        if masses is not None:
+            molecule = replace(molecule, masses=masses)
+        network = LearnedPropagator.from_bundle("ethanol-egno", molecule)
+        noise = torch.Generator().manual_seed(2)
+        return ethanol, Metropolised(network, MorseChain(), KELVIN, 10.0, noise, **options)
+
+    def test_a_network_of_the_free_molecule_where_an_atom_is_held(self):
+        atoms, sampler = self.of_network()
+        atoms.set_constraint(FixAtoms([3]))
+        with pytest.raises(ValueError, match=r"FixAtoms holds atom 3, .* weigh 1e\+20 amu"):
+            SegmentDynamics(atoms, sampler)
+        pinned = read_structure("egno_md/examples/ethanol.xyz").molecule.masses.clone()
+        pinned[3] = ENDLESS_MASS
+        atoms, sampler = self.of_network(pinned)
+        atoms.set_constraint(FixAtoms([3]))
+        SegmentDynamics(atoms, sampler)
+
+    def test_a_network_of_other_masses(self):
+        atoms, sampler = self.of_network()
+        masses = atoms.get_masses()
+        masses[5] = 2.014
+        atoms.set_masses(masses)
+        with pytest.raises(
+            ValueError, match=r"atom 5 has mass 2\.014 amu here and 1\.00[0-9]+ amu"
+        ):
+            SegmentDynamics(atoms, sampler)
+
+    def test_a_network_of_other_atoms(self):
+        _, sampler = self.of_network()
+        with pytest.raises(ValueError, match="made for 9 atoms other than the 3 here"):
+            drive(of_three(), sampler)
+
+    @pytest.mark.parametrize("still", [False, True])
+    def test_a_held_centre_of_mass_under_a_bath_that_moves_it(self, still):
+        sampler = of_chain(zero_momentum=still)
+        atoms = of_three()
+        atoms.set_constraint(FixCom())
+        if still:
+            assert drive(atoms, sampler).degrees_of_freedom == 6
+            return
+        with pytest.raises(ValueError, match="FixCom would hold, and temperatures would be wrong"):
+            drive(atoms, sampler)
+
+    @pytest.mark.parametrize("still", [False, True])
+    def test_a_remover_of_motion_in_openmm_under_a_bath(self, still):
+        topology, system = carbons(3)
+        system.addForce(openmm.CMMotionRemover(1))
+        sampler = of_chain(zero_momentum=still)
+        if still:
+            SegmentSimulation(topology, system, sampler, platform=REFERENCE)
+            return
+        with pytest.raises(ValueError, match=r"CMMotionRemover would hold.*removeCMMotion=False"):
+            SegmentSimulation(topology, system, sampler, platform=REFERENCE)
