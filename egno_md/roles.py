@@ -128,7 +128,11 @@ class Verdict:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Accepts the leading frames of a segment and says why it rejects the rest."""
+    """Accepts the leading frames of a segment and says why it rejects the rest.
+
+    One that has a method `after_all(n_kept)` is told how many frames are kept, `(n_replicas,)`,
+    when the others have been asked.
+    """
 
     @property
     def name(self) -> str:

@@ -104,6 +104,7 @@ def _parareal(config: Mapping[str, Any], saved: Mapping[str, Tensor]) -> Acceler
         "start_s": report.start_s,
         "fine_cpu_s": report.fine_cpu_s,
         "coarse_cpu_s": report.coarse_cpu_s,
+        "remote_cpu_s": report.remote_cpu_s,
         "fine_slab_cpu_s": report.fine_slab_cpu_s,
         "coarse_slab_cpu_s": report.coarse_slab_cpu_s,
         "speed_up": report.wall_speed_up,
@@ -120,9 +121,4 @@ def cpu_s_of_workers(acceleration: Acceleration | None) -> float:
     Args:
         acceleration: from `acceleration_of`.
     """
-    if acceleration is None or acceleration.facts.get("n_workers", 1) == 1:
-        return 0.0
-    facts = acceleration.facts
-    # What was run in series after a refusal was run in the process of the run.
-    here = facts["serial_slabs"] * facts["fine_slab_cpu_s"] if facts["serial_slabs"] else 0.0
-    return max(0.0, float(facts["fine_cpu_s"] - here))
+    return 0.0 if acceleration is None else float(acceleration.facts.get("remote_cpu_s", 0.0))

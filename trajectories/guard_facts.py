@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +22,10 @@ def guard_facts(reader: TrajectoryReader) -> dict[str, Any]:
         reader: of the run's store.
 
     Returns:
-        "proposals" judged, "largest_energy_error_eV" of any that was kept (None where energies
-        were not judged), "energy_limit_eV", "shortest_proposal_frames", and "limits", what was
-        calibrated, or None; empty for any other run.
+        "proposals" judged, "largest_energy_error_eV" of any frame that was kept (None where none
+        was judged), "energy_limit_eV" (None where energies are not judged),
+        "shortest_proposal_frames", and "limits", what was calibrated, or None; empty for any
+        other run.
 
     Raises:
         StoreDamagedError: if the file with the counts is missing or is not what was written.
@@ -38,13 +40,14 @@ def guard_facts(reader: TrajectoryReader) -> dict[str, Any]:
     if "segments" not in saved:
         return {}
     limits = header.notes.get("guard_limits")
-    largest = [float(value) for name, value in saved.items() if name.endswith(".largest_eV")]
+    errors = [float(value) for name, value in saved.items() if name.endswith(".largest_eV")]
+    largest = [error for error in errors if not math.isnan(error)]
     limit = limits["energy_eV"] if limits else header.config.get("energy_limit_eV")
     shortest = saved.get("horizon.shortest")
     return {
         "proposals": int(saved["segments"]),
         "largest_energy_error_eV": max(largest, default=None),
-        "energy_limit_eV": limit if largest else None,
+        "energy_limit_eV": limit if errors else None,
         "shortest_proposal_frames": None if shortest is None else int(shortest),
         "limits": limits,
     }
@@ -57,7 +60,9 @@ def guard_sentences(facts: Mapping[str, Any]) -> list[str]:
         facts: from `guard_facts`, of a guarded run.
     """
     largest, limit = facts["largest_energy_error_eV"], facts["energy_limit_eV"]
-    if largest is None:
+    if largest is None and limit is not None:
+        said = [f"of {facts['proposals']} proposals nothing was kept whose energy was judged"]
+    elif largest is None:
         said = [f"energies of {facts['proposals']} proposals were not judged: nothing bounds them"]
     else:
         said = [

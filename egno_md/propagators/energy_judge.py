@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -10,21 +11,38 @@ from torch import Tensor
 from egno_md.propagators.by_replicas import by_replicas
 from egno_md.propagators.energy_frames import EnergyFrames, Watchfulness
 from egno_md.propagators.guarded import finite_frames, leading
-from egno_md.roles import Potential, Verdict
+from egno_md.roles import Potential, Verdict, refuse_no_potential
 from egno_md.segment import Segment
 from egno_md.state import State, kinetic_energy
 
 #: What the judge remembers, in a restart record.
-_MEMORY = ("positions", "energies", "times_fs")
+_MEMORY = ("positions", "energies", "times_fs", "cells")
 
 #: Times closer than this are the same, fs.
 _SAME_TIME_FS = 1e-6
 
 
-def _nothing_known() -> tuple[Tensor, Tensor, Tensor]:
-    """An empty memory: positions, energies, times."""
+_Memory = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _nothing_known() -> _Memory:
+    """An empty memory: positions, energies, times, cells."""
     empty = torch.zeros(0, dtype=torch.float64)
-    return torch.zeros((0, 1, 3), dtype=torch.float64), empty, empty.clone()
+    no_x, no_cell = (torch.zeros((0, n, 3), dtype=torch.float64) for n in (1, 3))
+    return no_x, empty, empty.clone(), no_cell
+
+
+def _cells(cell: Tensor | None, n_replicas: int) -> Tensor:
+    """Cells `(n_replicas, 3, 3)` float64, Å; zeros without one."""
+    if cell is None:
+        return torch.zeros((n_replicas, 3, 3), dtype=torch.float64)
+    return cell.to("cpu", torch.float64)
+
+
+def _keys(positions: Tensor, cells: Tensor) -> Iterator[bytes]:
+    """The bits of each replica's positions and cell."""
+    for x, cell in zip(positions, cells, strict=True):
+        yield x.cpu().numpy().tobytes() + cell.numpy().tobytes()
 
 
 class EnergyJudge:
@@ -33,8 +51,8 @@ class EnergyJudge:
     Only the last frame is evaluated as long as it passes, unless every frame is asked for: a bad
     segment may come back to its energy by chance, see `Watchfulness`. For a replica that fails all
     its frames are, in one batch, and the leading good ones are kept. The energy at the end of a
-    segment is remembered for the next that starts from the same positions. Kicks of a bath
-    between segments are not seen. A potential that refuses a geometry rejects it.
+    segment is remembered for the next that starts from the same positions in the same cell. Kicks
+    of a bath between segments are not seen. A potential that refuses a geometry rejects it.
     """
 
     name = "energy error"
@@ -51,15 +69,35 @@ class EnergyJudge:
                 last.
 
         Raises:
-            ValueError: if the limit is not positive, or `frames` is something else.
+            ValueError: if the potential is none, the limit is not positive, or `frames` is
+                something else.
         """
+        refuse_no_potential("potential", potential)
         if not 0.0 < limit_eV < float("inf"):
             raise ValueError(f"limit_eV is {limit_eV}; it must be a positive number of eV")
         self.potential = potential
         self.limit_eV = limit_eV
-        self.largest_eV = 0.0
+        self._largest_eV = math.nan
+        self._latest_eV = torch.zeros((0, 0), dtype=torch.float64)
         self.watchfulness = Watchfulness(frames)
         self._known = _nothing_known()
+
+    @property
+    def largest_eV(self) -> float:
+        """Largest change in a frame that was looked at and kept, eV; NaN before any."""
+        seen = self._latest_eV[torch.isfinite(self._latest_eV)].tolist()
+        # A maximum with NaN is whatever comes first.
+        known = [] if math.isnan(self._largest_eV) else [self._largest_eV]
+        return max([*known, *seen], default=math.nan)
+
+    def after_all(self, n_kept: Tensor) -> None:
+        """Learn how many frames of the latest segment are kept, other judges having been asked.
+
+        Args:
+            n_kept: `(n_replicas,)` int64.
+        """
+        cut = torch.arange(self._latest_eV.shape[1]) >= n_kept[:, None]
+        self._latest_eV = self._latest_eV.masked_fill(cut, math.nan)
 
     def judge(self, start: State, segment: Segment) -> Verdict:
         """Compare the total energy at the end, and where needed before, with the start's."""
@@ -96,8 +134,9 @@ class EnergyJudge:
         )
         self.watchfulness.note(n_accepted == frames)
         self._remember(start, segment, potential[:, -1])
-        kept = (torch.arange(frames) < n_accepted[:, None]) & torch.isfinite(change)
-        self.largest_eV = max([self.largest_eV, *change[kept].abs().tolist()])
+        self._largest_eV = self.largest_eV
+        self._latest_eV = change.abs()
+        self.after_all(n_accepted)
         return Verdict(n_accepted, reasons, potential)
 
     def restart_state(self) -> dict[str, Tensor]:
@@ -115,11 +154,11 @@ class EnergyJudge:
         if "largest_eV" not in saved:
             raise ValueError("the restart record has no largest error of an energy judge")
         self.watchfulness.restore(saved)
-        self.largest_eV = float(saved["largest_eV"])
+        self._largest_eV = float(saved["largest_eV"])
+        self._latest_eV = torch.zeros((0, 0), dtype=torch.float64)
         known = all(name in saved for name in _MEMORY)
-        self._known = (
-            (saved[_MEMORY[0]], saved[_MEMORY[1]], saved[_MEMORY[2]]) if known else _nothing_known()
-        )
+        x, e, t, cell = (saved[name] for name in _MEMORY) if known else _nothing_known()
+        self._known = (x, e, t, cell)
 
     def _reason(
         self, start: State, segment: Segment, frame: int, change_eV: float, finite: bool
@@ -158,25 +197,29 @@ class EnergyJudge:
         Those of replicas that a guard takes on in another turn stay as long as they may be asked.
         """
         times = segment.times_fs[-1:].to("cpu", torch.float64).expand(segment.n_replicas)
-        new = (segment.positions[:, -1].clone(), energies.clone(), times.clone())
+        x = segment.positions[:, -1].clone()
+        cells = _cells(segment.cell, segment.n_replicas)
+        new: _Memory = (x, energies.clone(), times.clone(), cells.clone())
         stay = self._known[2] > start.time_fs - _SAME_TIME_FS
         stay[list(self._found(start).values())] = False
         if bool(stay.any()) and self._known[0].shape[1:] == new[0].shape[1:]:
-            x, e, t = (
+            x, e, t, c = (
                 torch.cat([old[stay].to(fresh), fresh])
                 for old, fresh in zip(self._known, new, strict=True)
             )
-            new = (x, e, t)
+            new = (x, e, t, c)
         self._known = new
 
     def _found(self, start: State) -> dict[int, int]:
-        """Rows of the memory with the positions of a start, by replica."""
-        known = self._known[0].to(start.positions)
-        if known.shape == start.positions.shape and torch.equal(known, start.positions):
+        """Rows of the memory with the positions and cell of a start, by replica."""
+        known, cells = self._known[0].to(start.positions), self._known[3]
+        here = _cells(start.cell, start.n_replicas)
+        same = known.shape == start.positions.shape and torch.equal(known, start.positions)
+        if same and torch.equal(cells, here):
             return {r: r for r in range(start.n_replicas)}
-        place = {x.cpu().numpy().tobytes(): k for k, x in enumerate(known)}
-        starts = (x.cpu().numpy().tobytes() for x in start.positions)
-        return {r: place[x] for r, x in enumerate(starts) if x in place}
+        place = {one: k for k, one in enumerate(_keys(known, cells))}
+        starts = enumerate(_keys(start.positions, here))
+        return {r: place[one] for r, one in starts if one in place}
 
     def _energies(
         self, segment: Segment, rows: Tensor, columns: Tensor

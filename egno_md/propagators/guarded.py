@@ -263,10 +263,12 @@ class GuardedPropagator:
                 kept[r] = verdict.n_accepted[r]
                 speakers[r], reasons[r] = name, verdict.reasons[r] or "no reason given"
 
+        asked: list[Judge] = []
         for judge in self.judges:
             most = int(kept.max())
             if most == 0:
                 break
+            asked.append(judge)
             verdict = judge.judge(state, proposal.upto(most))
             self._check(judge, verdict, n, most)
             accepted = verdict.n_accepted.to("cpu", torch.int64)
@@ -279,6 +281,9 @@ class GuardedPropagator:
         finite = leading(finite_frames(proposal)).cpu()
         why = ("positions or velocities are not finite",) * n
         cut(_LAST_CHECK, Verdict(finite, why))
+        for judge in asked:
+            if callable(after_all := getattr(judge, "after_all", None)):
+                after_all(kept)
         return kept, speakers, reasons, energies
 
     def _check(self, judge: Judge, verdict: Verdict, n_replicas: int, n_frames: int) -> None:

@@ -258,7 +258,8 @@ class Parareal:
         window.fine_solves += len(new)
         for n, found in zip(new, solved, strict=True):
             if isinstance(found, SolvedSlab):
-                self.report.note(found, whole=window.slabs[n].n_frames == self.frames_per_slab)
+                whole = window.slabs[n].n_frames == self.frames_per_slab
+                self.report.note(found, whole=whole, remote=self._fine_slabs.remote)
                 window.slabs[n].fine = found
                 window.slabs[n].stale = False
             elif n <= first:  # this start is on the trusted path itself

@@ -38,7 +38,7 @@ _COUNTS: Final = (
     "coarse_solves",
     "refusals",
 )
-_SECONDS: Final = ("wall_s", "fine_cpu_s", "coarse_cpu_s", "start_s")
+_SECONDS: Final = ("wall_s", "fine_cpu_s", "coarse_cpu_s", "start_s", "remote_cpu_s")
 _LATEST: Final = ("coarse_alone_cpu_s", "alone_cpu_s", "alone_wall_s")
 
 
@@ -81,7 +81,8 @@ class PararealReport:
         fine_cpu_s: processor time of the trusted propagator, wherever it ran.
         coarse_cpu_s: processor time of the coarse one.
         start_s: wall-clock time of a first slab by the coarse one, before all that: it may compile.
-        coarse_alone_cpu_s: processor times of its latest slabs of full length.
+        remote_cpu_s: the part of `fine_cpu_s` that was spent in other processes.
+        coarse_alone_cpu_s: processor times of the coarse one's latest slabs of full length.
         alone_cpu_s: processor times of the latest slabs of full length that ran alone.
         alone_wall_s: their wall-clock times.
     """
@@ -97,6 +98,7 @@ class PararealReport:
     fine_cpu_s: float = 0.0
     coarse_cpu_s: float = 0.0
     start_s: float = 0.0
+    remote_cpu_s: float = 0.0
     coarse_alone_cpu_s: list[float] = field(default_factory=list)
     alone_cpu_s: list[float] = field(default_factory=list)
     alone_wall_s: list[float] = field(default_factory=list)
@@ -161,14 +163,16 @@ class PararealReport:
         self.fine_solves += done.fine_solves
         self.coarse_solves += done.coarse_solves
 
-    def note(self, slab: SolvedSlab, *, whole: bool) -> None:
+    def note(self, slab: SolvedSlab, *, whole: bool, remote: bool = False) -> None:
         """Count what a slab by the trusted propagator cost.
 
         Args:
             slab: as it came back.
             whole: whether it was of full length.
+            remote: whether another process ran it.
         """
         self.fine_cpu_s += slab.cpu_s
+        self.remote_cpu_s += slab.cpu_s if remote else 0.0
         if whole and slab.together == 1:
             self.alone_cpu_s = [*self.alone_cpu_s[1 - _MEMORY :], slab.cpu_s]
             self.alone_wall_s = [*self.alone_wall_s[1 - _MEMORY :], slab.wall_s]

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from egno_md.propagators.classical import VelocityVerlet
+from egno_md.propagators.fine_slabs import SolvedSlab
 from egno_md.propagators.multiple_time_step import MultipleTimeStep
 from egno_md.propagators.parareal import Parareal
+from egno_md.propagators.parareal_report import PararealReport
 from egno_md.propagators.thermostat import Thermostatted
 from egno_md.state import Molecule, State
 from egno_md.trajectories.acceleration_facts import Acceleration, cpu_s_of_workers
@@ -116,7 +118,15 @@ def test_other_runs_have_none(tmp_path):
 
 
 def test_processor_time_of_workers_is_counted():
-    facts = {"n_workers": 2, "fine_cpu_s": 10.0, "serial_slabs": 4, "fine_slab_cpu_s": 0.5}
-    assert cpu_s_of_workers(Acceleration("parareal", facts)) == 8.0
-    assert cpu_s_of_workers(Acceleration("parareal", facts | {"n_workers": 1})) == 0.0
+    # Of two sittings one had workers; which the settings name does not matter.
+    report = PararealReport()
+    zeros = torch.zeros((1, 2, 3, 3))
+    slab = SolvedSlab(zeros, zeros, torch.zeros((1, 2)), cpu_s=1.5, wall_s=1.5, together=1)
+    report.note(slab, whole=True, remote=True)
+    kept = PararealReport.from_tensors(report.to_tensors())
+    kept.note(slab, whole=True)
+    assert (kept.remote_cpu_s, kept.fine_cpu_s) == (1.5, 3.0)
+    facts = {"n_workers": 1, "fine_cpu_s": 3.0, "remote_cpu_s": kept.remote_cpu_s}
+    assert cpu_s_of_workers(Acceleration("parareal", facts)) == 1.5
+    assert cpu_s_of_workers(Acceleration("parareal", {})) == 0.0
     assert cpu_s_of_workers(None) == 0.0

@@ -92,3 +92,14 @@ def test_without_a_judge_of_the_energy_nothing_is_promised(tmp_path):
 def test_other_runs_have_no_such_facts(tmp_path, mode):
     made(tmp_path / "a", {"mode": mode}, {})
     assert read_run(tmp_path / "a").guard == {}
+
+
+def test_where_every_proposal_is_rejected_at_once_nothing_is_claimed():
+    facts = {
+        "proposals": 7,
+        "largest_energy_error_eV": None,
+        "energy_limit_eV": 0.1,
+        "limits": None,
+    }
+    assert guard_sentences(facts) == ["of 7 proposals nothing was kept whose energy was judged"]
+    assert "were not judged" in guard_sentences({**facts, "energy_limit_eV": None})[0]

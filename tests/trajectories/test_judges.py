@@ -8,7 +8,7 @@ import torch
 from egno_md.propagators.classical import VelocityVerlet
 from egno_md.propagators.energy_frames import REMEMBERED
 from egno_md.propagators.guarded import GuardedPropagator
-from egno_md.roles import EnergyForces, Judge
+from egno_md.roles import EnergyForces, Judge, Verdict
 from egno_md.segment import Segment
 from egno_md.state import Molecule, State, maxwell_boltzmann
 from egno_md.trajectories.judges import (
@@ -293,6 +293,62 @@ def test_energy_judge_keeps_the_largest_error_it_let_pass(start, segment) -> Non
     assert wide.largest_eV > 0.01
     with pytest.raises(ValueError, match="limit_eV is 0"):
         EnergyJudge(Springs(), 0.0)
+
+
+def test_what_another_judge_cuts_is_no_error_that_was_let_pass(start, segment) -> None:
+    class First:
+        """Cuts replica 1 after two frames."""
+
+        name = "first"
+
+        def judge(self, start, segment):
+            n = torch.full((segment.n_replicas,), segment.n_frames)
+            n[1] = 2
+            return Verdict(n, (None, "so", None))
+
+        def restart_state(self):
+            return {}
+
+        def restore(self, saved):
+            pass
+
+    class Given(VelocityVerlet):
+        def advance(self, state, n_frames=None):
+            return segment
+
+    segment.velocities[1, 2:] *= 1.5
+    fast, safe = (kind(Springs(), 0.25, 2.0, 4) for kind in (Given, VelocityVerlet))
+    alone, after = EnergyJudge(Springs(), 10.0, frames="all"), EnergyJudge(Springs(), 10.0)
+    assert math.isnan(alone.largest_eV)
+    GuardedPropagator(fast, safe, [alone]).advance(start)
+    assert alone.largest_eV > 0.01
+    GuardedPropagator(fast, safe, [First(), after]).advance(start)
+    assert 0.0 < after.largest_eV < 0.01
+    again = EnergyJudge(Springs(), 10.0)
+    again.restore(after.restart_state())
+    assert again.largest_eV == after.largest_eV
+
+
+def test_energy_judge_remembers_nothing_of_another_cell(start, segment) -> None:
+    potential = Springs()
+    judge = EnergyJudge(potential, 0.01)
+    judge.judge(start, segment)
+    assert potential.asked == 6
+    cell = 20.0 * torch.eye(3, dtype=torch.float64).expand(3, 3, 3)
+    here = segment.last.with_(cell=cell)
+    following = VelocityVerlet(Springs(), 0.25, 2.0, 4).advance(here)
+    judge.judge(here, following)
+    assert potential.asked == 12
+    # In that very cell the ends are known, in one that a barostat changed they are not.
+    judge.judge(following.last, following)
+    assert potential.asked == 15
+    judge.judge(segment.last.with_(cell=1.01 * cell), following)
+    assert potential.asked == 21
+
+
+def test_energy_judge_wants_a_potential() -> None:
+    with pytest.raises(ValueError, match=r"potential is the name 'ethanol-escn', which is no pot"):
+        EnergyJudge("ethanol-escn", 0.1)
 
 
 def test_energy_judge_sees_what_comes_back_by_chance_only_in_every_frame(start, segment) -> None:
