@@ -79,6 +79,8 @@ class CostLedger:
         baselines: classical rivals with computed costs.
         training: CPU seconds of each trained model that `training_cpu_s` adds up, None where its
             card does not say.
+        trusted: whether the classical price is of a potential that may be trusted alone; a quick
+            copy may not.
     """
 
     run_wall_s_per_ps: float
@@ -90,6 +92,7 @@ class CostLedger:
     n_workers: int = 1
     baselines: tuple[ClassicalBaseline, ...] = ()
     training: Mapping[str, float | None] = field(default_factory=dict)
+    trusted: bool = True
 
     @property
     def wall_speedup(self) -> float:
@@ -143,7 +146,11 @@ class CostLedger:
         if self.cpu_speedup <= 1.0:
             return (
                 f"This run needed {1 / self.cpu_speedup:.1f} times the CPU time of {rival}: "
-                "it never pays; integrate classically instead."
+                + (
+                    "it never pays; integrate classically instead."
+                    if self.trusted
+                    else "it never pays, and that potential is a copy not to be trusted alone."
+                )
             )
         text = f"This run needed {self.cpu_speedup:.1f} times less CPU time than {rival}."
         return text + self._training()
@@ -229,6 +236,7 @@ def cost_ledger(
     n_workers: int = 1,
     baselines: tuple[ClassicalBaseline, ...] = (),
     training: Mapping[str, float | None] | None = None,
+    trusted: bool = True,
 ) -> CostLedger:
     """Set a run's price beside the classical one.
 
@@ -242,6 +250,7 @@ def cost_ledger(
         n_workers: processes that a parareal run had.
         baselines: classical rivals, from `classical_baselines`.
         training: what the training is made of.
+        trusted: whether the potential of the classical price may be trusted alone.
 
     Raises:
         ValueError: if a time is not positive.
@@ -263,6 +272,7 @@ def cost_ledger(
         n_workers,
         baselines,
         training or {},
+        trusted,
     )
 
 

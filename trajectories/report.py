@@ -117,7 +117,7 @@ def report_on(
     if record.mode == "metropolised":
         # In the place of the share of the network, which need not propose.
         checks = (acceptance_check(record), *checks[1:])
-    ledger = ledger_of(record, bundle, cheap, cost, others)
+    ledger = ledger_of(record, bundle, cheap, cost, others, guard)
     mark, sentences = judge(record, checks, ledger)
     parts = [
         html.title(_title(record), _subtitle(record)),

@@ -30,6 +30,7 @@ def ledger_of(
     cheap: Bundle | None,
     cost: ClassicalCost | None,
     others: Sequence[Bundle] = (),
+    guard: Bundle | None = None,
 ) -> CostLedger | None:
     """Set the costs of a run beside classical ones.
 
@@ -39,6 +40,7 @@ def ledger_of(
         cheap: of the potential that proposes or is the inner one, or None.
         cost: measured, or None.
         others: of the networks that gave a second opinion.
+        guard: of the potential that the cost is of, or None.
 
     Returns:
         The ledger; None where the cost or the time of the run is not known.
@@ -62,6 +64,7 @@ def ledger_of(
             cost.wall_s_per_ps * per_step, cost.cpu_s_per_ps * per_step, record.molecule
         ),
         training=spent,
+        trusted=guard is None or guard.card.kind != "distance",
     )
 
 
@@ -143,9 +146,20 @@ def cost_section(record: RunRecord, ledger: CostLedger | None) -> list[str]:
         f"The classical price was measured after the run in the same process: {c.n_steps} steps "
         f"of velocity Verlet with {replicas} at once. The run's price has all "
         "of its frames in it: network, judges, fallback, thermostat and writing; not what came "
-        "before the first of them: equilibration, calibration, tuning."
+        f"before the first of them: {_before(record)}."
     )
     return [*parts, html.paragraph(note, soft=True)]
+
+
+def _before(record: RunRecord) -> str:
+    """What was done before the first frame, with its processor time where that was noted."""
+    limits, tuning = record.guard.get("limits"), record.sampling.get("tuning")
+    said = ["equilibration"]
+    for name, facts in (("calibration of the judges", limits), ("tuning of the length", tuning)):
+        if facts:
+            spent = facts.get("cpu_s")
+            said.append(name if spent is None else f"{name} ({spent:.0f} CPU-seconds)")
+    return ", ".join(said)
 
 
 def _unmeasured(record: RunRecord) -> str:

@@ -25,6 +25,12 @@ class _Use:
     met: Callable[[RunConfig], bool]
 
 
+def _has_limits(job: RunConfig) -> bool:
+    """Whether there is a judge whose limit can be calibrated."""
+    limits = (job.bond_limit_A, job.contact_factor, job.energy_limit_eV)
+    return bool(job.other_networks) or any(limit is not None for limit in limits)
+
+
 _USES: Final = (
     _Use(("outer_step_fs",), "an inner_potential", lambda job: job.inner_potential is not None),
     _Use(
@@ -38,9 +44,35 @@ _USES: Final = (
         lambda job: job.mode == "parareal",
     ),
     _Use(
-        ("energy_every", "energy_frames", "recover_after", "guard_calibration_windows"),
+        ("energy_every", "recover_after", "guard_calibration_windows"),
         "mode 'guarded'",
         lambda job: job.mode == "guarded",
+    ),
+    _Use(
+        ("bond_limit_A", "contact_factor", "energy_limit_eV"),
+        "the judges of mode 'guarded'",
+        lambda job: job.mode == "guarded",
+    ),
+    _Use(
+        ("temperature_alarm_rate",),
+        "mode 'guarded' with ensemble 'nvt'",
+        lambda job: job.mode == "guarded" and job.ensemble == "nvt",
+    ),
+    _Use(
+        ("energy_frames",),
+        "an energy_limit_eV in mode 'guarded'",
+        lambda job: job.mode == "guarded" and job.energy_limit_eV is not None,
+    ),
+    _Use(
+        ("guard_calibration_windows",),
+        "a judge whose limit they set: bond_limit_A, contact_factor, energy_limit_eV or "
+        "other_networks",
+        lambda job: job.guard_calibration_windows == 0 or _has_limits(job),
+    ),
+    _Use(
+        ("friction_per_ps",),
+        "ensemble 'nvt'; the bath before the run has a friction of its own",
+        lambda job: job.ensemble == "nvt",
     ),
     _Use(
         ("disagreement_limit_A",),
@@ -61,7 +93,10 @@ _USES: Final = (
 
 #: An option for one of these changes what the settings of a job file are there for.
 _DECIDING: Final = frozenset(
-    {"mode", "inner_potential", "proposal_fs", "guard_calibration_windows", "other_networks"}
+    {
+        *("mode", "ensemble", "inner_potential", "proposal", "proposal_fs"),
+        *("guard_calibration_windows", "other_networks", "energy_limit_eV"),
+    }
 )
 
 
@@ -73,8 +108,8 @@ def refuse_unused(
     Args:
         config: the settings, put together.
         by_option: keys named on the command line.
-        by_file: keys named in a job file. Where the command line asks for another mode, those that
-            the file has for its own mode are left alone.
+        by_file: keys named in a job file. Where the command line asks for another mode or
+            ensemble, those that the file has for its own are left alone.
 
     Raises:
         ValueError: naming the first such setting, its value and what it needs.

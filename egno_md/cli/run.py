@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from egno_md.config import RunConfig
     from egno_md.roles import Potential
-    from egno_md.state import State
+    from egno_md.state import Molecule, State
     from egno_md.trajectories.generate import RunSummary
     from egno_md.trajectories.run_models import RunModels
     from egno_md.trajectories.run_warnings import RunWarnings
@@ -51,6 +51,7 @@ def run(argv: Sequence[str]) -> int:
                 f"{store} already exists; continue it with --resume, or choose another --out"
             )
         config = _as_stored(config, store)
+        refuse_unused(config, named_keys(RunConfig, argv)[0] & _FREE)
     elif config.structure is None and config.example is None:
         raise FileNotFoundError(f"there is no run to resume: {store} does not exist")
     else:
@@ -207,6 +208,7 @@ def _start(
         warned.say(line)
     lengths = bond_reference(models, structure)
     start = start_state(config, structure)
+    _check_proposal(config, models, structure.molecule)
     store.parent.mkdir(parents=True, exist_ok=True)
     warm = build_propagator(config, models, structure.molecule, lengths, "equilibration")
     began = time.perf_counter()
@@ -236,9 +238,15 @@ def _guard_limits(
     from egno_md.trajectories.run_setup import seeded
 
     assert models.potential is not None
+    n, began = config.guard_calibration_windows, time.process_time()
+    print(
+        f"egno-md: calibrating the judges with {n} windows of the guard's own dynamics, which may "
+        "take minutes",
+        file=sys.stderr,
+    )
     fast = network_of(config, models, state.molecule)
     others = second_opinions(config, models, state.molecule)
-    n, step_fs = config.guard_calibration_windows, fast.frame_interval_fs
+    step_fs = fast.frame_interval_fs
     windows = sample_windows(
         models.potential,
         state,
@@ -259,7 +267,15 @@ def _guard_limits(
     ).to_json()
     for line in limit_sentences(limits):
         print(f"egno-md: {line}", file=sys.stderr)
-    return limits
+    return {**limits, "cpu_s": time.process_time() - began}
+
+
+def _check_proposal(config: RunConfig, models: RunModels, molecule: Molecule) -> None:
+    """Refuse a length that nothing can propose before time is spent on the equilibration."""
+    from egno_md.trajectories.metropolised_run import frames_of, proposing
+
+    if config.mode == "metropolised" and config.proposal_fs is not None:
+        frames_of(proposing(config, models, molecule, config.proposal_fs), config.proposal_fs)
 
 
 def _proposal_length(

@@ -38,6 +38,17 @@ def check(argv):
         ("--disagreement-limit-A 0.2", "other_networks in mode 'guarded'"),
         ("--tuning-cpu-s 3 --proposal-fs 36 --mode metropolised", "without proposal_fs"),
         ("--tuning-cpu-s 3", "mode 'metropolised' without proposal_fs"),
+        ("--bond-limit-A 0.2 --mode surrogate", "the judges of mode 'guarded'"),
+        ("--contact-factor 0.9 --mode classical", "the judges of mode 'guarded'"),
+        ("--energy-limit-eV 0.2 --mode metropolised", "the judges of mode 'guarded'"),
+        ("--temperature-alarm-rate 0.01 --ensemble nve", "mode 'guarded' with ensemble 'nvt'"),
+        ("--energy-frames all --energy-limit-eV none", "an energy_limit_eV in mode 'guarded'"),
+        (
+            "--guard-calibration-windows 299 --energy-limit-eV none --bond-limit-A none "
+            "--contact-factor none",
+            "guard_calibration_windows = 299 would .* a judge whose limit they set",
+        ),
+        ("--friction-per-ps 5 --ensemble nve", "goes with ensemble 'nvt'"),
     ],
 )
 def test_an_option_without_effect_is_refused(more, said):
@@ -54,6 +65,9 @@ def test_an_option_without_effect_is_refused(more, said):
         "--recover-after 3 --guard-calibration-windows 299 --guard-alarm-rate 0.05",
         "--other-networks transferable-egno --disagreement-limit-A 0.2",
         "--tuning-cpu-s 3 --mode metropolised",
+        "--friction-per-ps 5 --mode metropolised",
+        "--propagator ethanol-egno --mode classical",
+        "--guard-calibration-windows 299 --energy-limit-eV none --bond-limit-A none",
     ],
 )
 def test_an_option_with_an_effect_is_taken(more):
