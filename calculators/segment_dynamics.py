@@ -17,6 +17,7 @@ from egno_md.ase_atoms import state_from_atoms
 from egno_md.calculators.evaluation_options import checked_threads, threads
 from egno_md.calculators.held_atoms import held_by, without_held_motion
 from egno_md.calculators.segment_parts import (
+    USUAL_COUPLING_PER_PS,
     Guard,
     LoggerWithoutEnergies,
     Maker,
@@ -27,6 +28,7 @@ from egno_md.calculators.segment_parts import (
     learned_or_given,
     own_copy,
     potential_behind,
+    refuse_unguarded,
 )
 from egno_md.calculators.segment_restart import checked_record, read_record, write_record
 from egno_md.propagators.energy_frames import EnergyFrames
@@ -69,7 +71,7 @@ class SegmentDynamics(MolecularDynamics):
         *,
         temperature_K: float | None = None,
         thermostat: Thermostat | None = None,
-        coupling_per_ps: float = 10.0,
+        coupling_per_ps: float = USUAL_COUPLING_PER_PS,
         seed: int | torch.Generator = 0,
         guard: Guard | None = None,
         energy_limit_eV: float | None = 0.1,
@@ -137,25 +139,21 @@ class SegmentDynamics(MolecularDynamics):
         )
         self._held.refuse_unsuited(fast, self.molecule)
         self.propagator = fast
-        if guard is not None:
+        options: dict[str, Any] = {
+            "energy_limit_eV": energy_limit_eV,
+            "energy_frames": energy_frames,
+            "judges": tuple(judges),
+            "fallback": fallback,
+            "fallback_timestep_fs": fallback_timestep_fs,
+            "segments_per_proposal": segments_per_proposal,
+            "recover_after": recover_after,
+        }
+        if guard is None:
+            refuse_unguarded(options)
+        else:
             potential, calculator = potential_behind(guard)
-            self.propagator = guarded(
-                fast,
-                potential,
-                energy_limit_eV=energy_limit_eV,
-                energy_frames=energy_frames,
-                judges=judges,
-                fallback=fallback,
-                fallback_timestep_fs=fallback_timestep_fs,
-                segments_per_proposal=segments_per_proposal,
-                recover_after=recover_after,
-            )
+            self.propagator = guarded(fast, potential, **options)
             atoms.calc = calculator if atoms.calc is None else atoms.calc
-        elif judges or fallback is not None or (segments_per_proposal, recover_after) != (1, None):
-            raise ValueError(
-                "judges, fallback, segments_per_proposal and recover_after go with a guard: give "
-                "guard=, too"
-            )
         v = without_held_motion(self._held, start.molecule, start.velocities)
         moving = start.with_(velocities=v)
         self._choose_bath(fast, moving, temperature_K, thermostat, coupling_per_ps, seed)

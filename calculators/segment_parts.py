@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from ase import Atoms
@@ -22,13 +23,29 @@ from egno_md.calculators.evaluation_options import checked_device, checked_dtype
 from egno_md.calculators.potential_calculator import PotentialCalculator
 from egno_md.calculators.potential_from_ase import ASEPotential
 from egno_md.propagators.classical import OrnsteinUhlenbeck, VelocityVerlet
+from egno_md.propagators.distance_potential import DistancePotential
 from egno_md.propagators.energy_frames import EnergyFrames
 from egno_md.propagators.energy_judge import EnergyJudge
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator
+from egno_md.propagators.potential_bundles import POTENTIAL_KINDS
 from egno_md.propagators.velocity_baths import Collisions, StochasticRescaling, VelocityBath
 from egno_md.roles import Judge, Potential, Propagator
 from egno_md.state import Molecule, State
+
+#: Coupling of a bath where nothing is said, 1/ps.
+USUAL_COUPLING_PER_PS: Final = 10.0
+
+#: Options of a guard where nothing is said.
+_USUAL_GUARD: Final[Mapping[str, object]] = {
+    "energy_limit_eV": 0.1,
+    "energy_frames": "auto",
+    "judges": (),
+    "fallback": None,
+    "fallback_timestep_fs": 0.5,
+    "segments_per_proposal": 1,
+    "recover_after": None,
+}
 
 #: A model that makes segments, in any of the ways it may be given.
 Maker = str | Path | Bundle | Propagator
@@ -126,14 +143,17 @@ def potential_behind(guard: Guard) -> tuple[Potential, BaseCalculator]:
     """Return the potential meant, and the calculator that shows its energies to ASE.
 
     Args:
-        guard: a bundle of kind "escn", an ASE calculator, or a potential.
+        guard: a bundle of kind "escn" or "distance", an ASE calculator, or a potential.
 
     Raises:
         FileNotFoundError: if there is no such bundle.
         ValueError: if it is none of these.
+
+    Warns:
+        UserWarning: if it is a quick copy of a potential, which is not to be trusted alone.
     """
     if isinstance(guard, str | Path | Bundle):
-        guard = ESCNCalculator(guard)
+        guard = _of_bundle(guard)
     if isinstance(guard, PotentialCalculator):
         return guard.potential, guard
     if isinstance(guard, BaseCalculator):
@@ -143,6 +163,19 @@ def potential_behind(guard: Guard) -> tuple[Potential, BaseCalculator]:
     raise ValueError(
         f"a calculator, a potential or the name of a bundle is needed, got {type(guard).__name__}"
     )
+
+
+def _of_bundle(guard: str | Path | Bundle) -> PotentialCalculator:
+    """The calculator of a potential's bundle."""
+    read = guard if isinstance(guard, Bundle) else load_bundle(guard, kind=POTENTIAL_KINDS)
+    if read.card.kind != "distance":
+        return ESCNCalculator(read)
+    warnings.warn(
+        f"the guard, {read.name!r}, is a quick copy of a potential: it is right only near the "
+        "shapes it was trained on, and nothing here checks it; take the potential that it copies",
+        stacklevel=4,
+    )
+    return PotentialCalculator(DistancePotential(read))
 
 
 def guarded(
@@ -192,6 +225,20 @@ def guarded(
     )
 
 
+def refuse_unguarded(options: Mapping[str, object]) -> None:
+    """Refuse what does nothing without a guard.
+
+    Args:
+        options: of `guarded`, as they were given.
+
+    Raises:
+        ValueError: naming the first that is not as usual.
+    """
+    for name, value in options.items():
+        if value is not None and value != _USUAL_GUARD[name]:
+            raise ValueError(f"{name} goes with a guard: give guard=, too, or leave {name} out")
+
+
 def bath_between(
     thermostat: Thermostat | None,
     temperature_K: float | None,
@@ -214,6 +261,11 @@ def bath_between(
     if temperature_K is None:
         if thermostat is not None:
             raise ValueError(f"thermostat {thermostat!r} needs temperature_K; give both or none")
+        if coupling_per_ps != USUAL_COUPLING_PER_PS:
+            raise ValueError(
+                f"coupling_per_ps = {coupling_per_ps:g} needs temperature_K; without, there is no "
+                "bath"
+            )
         return None
     noise = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     if thermostat in (None, "langevin"):

@@ -111,6 +111,25 @@ class Propagator(Protocol):
         ...
 
 
+def refuse_no_propagator(name: str, given: object) -> None:
+    """Refuse what is no propagator, such as the name of a bundle.
+
+    Args:
+        name: of the argument.
+        given: its value.
+
+    Raises:
+        ValueError: saying how to open a bundle.
+    """
+    if callable(getattr(given, "advance", None)):
+        return
+    what = f"the name {given!r}" if isinstance(given, str) else f"a {type(given).__name__}"
+    raise ValueError(
+        f"{name} is {what}, which is no propagator; open a bundle by "
+        "LearnedPropagator.from_bundle(name, molecule)"
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
     """What a judge says of a segment.

@@ -88,11 +88,16 @@ class OrnsteinUhlenbeck(Drawing):
             generator: source of randomness.
 
         Raises:
-            ValueError: if a number is negative or not finite.
+            ValueError: if a number is negative or not finite, or the generator is none.
         """
         for name, value in (("temperature_K", temperature_K), ("friction_per_ps", friction_per_ps)):
             if not 0.0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}; it must be a finite number >= 0")
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(
+                f"generator is {generator!r}; noise needs one, such as "
+                "torch.Generator().manual_seed(1)"
+            )
         self.temperature_K = temperature_K
         self.friction_per_ps = friction_per_ps
         self.generator = generator

@@ -13,7 +13,7 @@ from torch import Tensor
 from egno_md.propagators.own_baths import refuse_guard
 from egno_md.propagators.proposal_horizon import ProposalHorizon
 from egno_md.propagators.restart import named_under, taken_from
-from egno_md.roles import Judge, Propagator, Verdict
+from egno_md.roles import Judge, Propagator, Verdict, refuse_no_propagator
 from egno_md.segment import Event, MadeBy, Segment
 from egno_md.state import State
 
@@ -67,8 +67,7 @@ class GuardedPropagator:
     segment in which it was cut; from there the fast propagator proposes again. Frames that are
     not finite are never kept, whatever the judges say. Judges are asked in order and each sees
     no more frames than some replica has left, so cheap ones belong first.
-
-    Neither map is reversible nor volume preserving once it may be cut.
+    The whole is neither reversible nor volume preserving once it may be cut.
     """
 
     reversible = False
@@ -99,6 +98,7 @@ class GuardedPropagator:
                 name, or a number is not positive.
         """
         refuse_guard(fast)
+        refuse_no_propagator("safe", safe)
         if not math.isclose(fast.frame_interval_fs, safe.frame_interval_fs, rel_tol=1e-9):
             raise ValueError(
                 f"the fast propagator makes a frame every {fast.frame_interval_fs} fs and the safe "

@@ -137,11 +137,17 @@ class _TwoSteps(OnFrameGrid):
                 evaluations of each potential.
 
         Raises:
-            ValueError: if a potential is none, a number is out of range or a step is no multiple,
-                naming both.
+            ValueError: if a potential is none or the accurate one has no energies, a number is
+                out of range or a step is no multiple, naming both.
         """
         refuse_no_potential("inner", inner)
         refuse_no_potential("outer", outer)
+        if getattr(outer, "has_energy", True) is False:
+            raise ValueError(
+                f"outer is a {type(outer).__name__}, which has no energies, and frames carry those "
+                "of the accurate potential; give it as inner, and a potential with energies as "
+                "outer"
+            )
         _check_grids(inner_step_fs, outer_step_fs, frame_interval_fs)
         self._inner, self._outer = RememberedPotential(inner), RememberedPotential(outer)
         impulse = _Impulse(self._outer, self._inner)

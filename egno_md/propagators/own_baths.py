@@ -8,7 +8,7 @@ acts between proposals.
 
 from __future__ import annotations
 
-from egno_md.roles import Propagator
+from egno_md.roles import Propagator, refuse_no_propagator
 
 
 def draws_noise(propagator: Propagator) -> bool:
@@ -40,6 +40,7 @@ def refuse_guard(fast: Propagator) -> None:
     Raises:
         ValueError: saying why, and what to do.
     """
+    refuse_no_propagator("fast", fast)
     if has_bath(fast):
         raise ValueError(
             f"a {type(fast).__name__} cannot be guarded: it has a bath of its own, whose heat "
@@ -62,6 +63,7 @@ def refuse_second_bath(propagator: Propagator, bath: str, instead: str) -> None:
     Raises:
         ValueError: saying why, and what to do.
     """
+    refuse_no_propagator("propagator", propagator)
     if has_bath(propagator):
         raise ValueError(
             f"a {type(propagator).__name__} has a bath of its own, and {bath} around it would be "
@@ -99,6 +101,7 @@ def refuse_rest_start(propagator: Propagator) -> None:
     Raises:
         ValueError: saying why, and what to do.
     """
+    refuse_no_propagator("propagator", propagator)
     if has_bath(propagator) or draws_noise(propagator):
         raise ValueError(
             f"a {type(propagator).__name__} has no force of a start at rest: it draws random "

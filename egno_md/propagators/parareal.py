@@ -39,7 +39,7 @@ from egno_md.propagators.own_baths import draws_noise, has_bath
 from egno_md.propagators.parareal_report import PararealReport
 from egno_md.propagators.restart import named_under, taken_from
 from egno_md.propagators.slab_window import Slab, SlabFrames, SlabWindow
-from egno_md.roles import Propagator
+from egno_md.roles import Propagator, refuse_no_propagator
 from egno_md.segment import Event, MadeBy, Segment
 from egno_md.state import State
 
@@ -94,9 +94,12 @@ class Parareal:
             n_threads: torch threads of a worker; those of this process when None.
 
         Raises:
-            ValueError: if frame intervals differ, a propagator draws random numbers or a number
-                is out of range.
+            ValueError: if frame intervals differ, a propagator is none or draws random numbers,
+                or a number is out of range.
         """
+        refuse_no_propagator("coarse", coarse)
+        if not callable(fine):
+            refuse_no_propagator("fine", fine)
         for name, value in (("n_slabs", n_slabs), ("frames_per_slab", frames_per_slab)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

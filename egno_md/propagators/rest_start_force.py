@@ -33,6 +33,8 @@ class RestStartForce:
 
     #: Whether forces are minus the gradient of the energy.
     conservative = False
+    #: Nobody can ask for an energy.
+    has_energy = False
 
     def __init__(self, propagator: Propagator, n_frames: int = 1) -> None:
         """Take a propagator.

@@ -169,9 +169,16 @@ def test_ase_passes_on_how_proposals_are_judged():
     # The first segment was cut, so the next proposals had half of the 12 frames.
     assert dyn.statistics().shortest_frames == 6
     assert dyn.statistics().frames_by["INTEGRATOR"] == 2
-    for option in ({"segments_per_proposal": 2}, {"recover_after": 1}):
-        with pytest.raises(ValueError, match="go with a guard: give guard="):
+    for option in (
+        {"segments_per_proposal": 2},
+        {"recover_after": 1},
+        {"energy_limit_eV": 0.05},
+        {"energy_frames": "all"},
+        {"fallback_timestep_fs": 0.25},
+    ):
+        with pytest.raises(ValueError, match=f"{next(iter(option))} goes with a guard: give"):
             SegmentDynamics(some_atoms(), Oscillators(), bonds=[], **option)
+    SegmentDynamics(some_atoms(), Oscillators(), bonds=[], energy_limit_eV=None)
 
 
 def test_openmm_passes_on_how_proposals_are_judged():

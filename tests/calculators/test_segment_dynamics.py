@@ -240,6 +240,7 @@ def test_what_cannot_be_moved_is_refused() -> None:
     ("options", "message"),
     [
         ({"thermostat": "bussi"}, "'bussi' needs temperature_K"),
+        ({"coupling_per_ps": 5.0}, "coupling_per_ps = 5 needs temperature_K"),
         ({"thermostat": "nose", "temperature_K": 300.0}, "'langevin', 'bussi' and 'andersen'"),
         ({"temperature_K": -1.0}, "temperature_K is -1.0"),
         ({"temperature_K": 300.0, "coupling_per_ps": float("nan")}, "is nan"),
@@ -321,3 +322,14 @@ def test_a_potential_that_refuses_is_heard_with_the_time() -> None:
     with pytest.raises(ValueError, match=r"the safe propagator failed too.*too far out"):
         dyn.run(20)
     assert dyn.nsteps == 4
+
+
+def test_a_quick_copy_named_as_guard_is_taken_with_a_warning() -> None:
+    atoms = ase.io.read("egno_md/examples/ethanol.xyz")
+    with pytest.warns(UserWarning, match=r"the guard, 'ethanol-distance', is a quick copy") as seen:
+        dyn = SegmentDynamics(atoms, "ethanol-egno", guard="ethanol-distance")
+    assert seen[0].filename == __file__
+    dyn.run(5)
+    assert dyn.statistics().segments == 1
+    with pytest.raises(ValueError, match="'ethanol-egno' is of kind 'egno'"):
+        SegmentDynamics(atoms, "ethanol-egno", guard="ethanol-egno")

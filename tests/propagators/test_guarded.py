@@ -267,6 +267,9 @@ def test_wrong_combinations_are_refused(verlet, damaged, dimers, dimer_potential
         GuardedPropagator(verlet(), slow, [])
     with pytest.raises(ValueError, match="two judges are named 'length'"):
         GuardedPropagator(verlet(), verlet(), [LongBond(), LongBond()])
+    for parts in (("ethanol-egno", verlet()), (verlet(), "ethanol-escn")):
+        with pytest.raises(ValueError, match=r"(fast|safe) is the name '.*', which is no propagat"):
+            GuardedPropagator(*parts, [])
     bad = SaysSo("bad", [6, 6])
     with pytest.raises(ValueError, match=r"judge 'bad' gave \(2,\) counts and 2 reasons for 4"):
         GuardedPropagator(verlet(), verlet(), [bad]).advance(dimers)

@@ -383,6 +383,8 @@ def test_a_recipe_that_cannot_be_sent_is_named() -> None:
         ({"slabs_at_once": 0}, "slabs_at_once is 0"),
         ({"n_workers": 2}, "give a function that makes it"),
         ({"executor": object()}, "give a function that makes it"),
+        ({"coarse": "ethanol-egno"}, "coarse is the name 'ethanol-egno', which is no propagator"),
+        ({"fine": "ethanol-escn"}, "fine is the name 'ethanol-escn', which is no propagator"),
         ({"coarse": verlet(interval_fs=2.0)}, "frame every 2.0 fs and the trusted one every 4.0"),
     ],
 )

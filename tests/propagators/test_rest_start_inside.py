@@ -68,3 +68,9 @@ def test_a_network_inside_an_escn_of_ethanol():
     assert (nested.evaluations().outer, nested.evaluations().inner) == (13, 49)
     # The network's force stands for 3 fs and is soft; the accurate potential is not.
     assert nested.fastest_period_fs == pytest.approx(9.25, abs=0.1)
+
+
+def test_as_the_accurate_force_it_is_refused_because_it_has_no_energy():
+    verlet = VelocityVerlet(Softer(), 0.5, 2.0, 1)
+    with pytest.raises(ValueError, match="outer is a RestStartForce, which has no energies"):
+        MultipleTimeStep(Softer(), RestStartForce(verlet), 0.5, 2.0, 4.0, 1)

@@ -89,3 +89,7 @@ def test_wrong_numbers_are_refused(harmonic, crowd) -> None:
         bath(Still(harmonic), friction_per_ps=-0.1)
     with pytest.raises(ValueError, match="ask for at least one frame"):
         bath(Still(harmonic)).advance(crowd, -2)
+    with pytest.raises(ValueError, match=r"generator is None; noise needs one, such as torch"):
+        Thermostatted(Still(harmonic), 300.0, 1.0, None)
+    with pytest.raises(ValueError, match="propagator is the name 'ethanol-egno', which is no pro"):
+        Thermostatted("ethanol-egno", 300.0, 1.0, torch.Generator())
