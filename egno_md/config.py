@@ -146,7 +146,7 @@ class RunConfig(Job):
     def starting_file(cls, given: Mapping[str, Any]) -> str | None:
         """Return the job file of a packaged example: `--example NAME` means all that is in it."""
         name = str(given.get("example") or "")
-        path = Path(str(resources.files("egno_md"))) / "examples" / f"{name}.toml"
+        path = Path(str(resources.files("egno_md")), "examples", f"{name}.toml")
         return str(path) if name.isidentifier() and path.is_file() else None
 
     @model_validator(mode="after")
@@ -157,7 +157,9 @@ class RunConfig(Job):
                 "give one of them"
             )
         if self.structure is None and self.example is None and not self.resume:
-            raise ValueError("nothing to start from; give a structure file or --example ethanol")
+            said = "nothing to start from; give a structure file or --example ethanol"
+            took = f" (--other-networks took {', '.join(self.other_networks)}: name the file first)"
+            raise ValueError(said + (took if self.other_networks else ""))
         if self.inner_potential is not None and self.mode != "classical":
             raise ValueError(f"inner_potential goes with mode classical, not {self.mode!r}")
         if self.mode == "metropolised" and self.ensemble == "nve":
@@ -219,8 +221,7 @@ class TrainConfig(Job):
     potential: Names = ()
     """Potential that makes data on the spot: sgdml:FILE, openmm:amber14 (any force field of OpenMM;
     the structure is then a PDB file), ase:emt (any calculator of ASE), xtb:gfn2 (GFN2-xTB, also
-    gfn1), or an eSCN bundle. Several
-    (egno): one for each structure, to learn from all of them."""
+    gfn1), or an eSCN bundle. Several (egno): one for each structure, to learn from all of them."""
     structure: Names = ()
     """Structure files (xyz, pdb, ...) from which the potentials' dynamics start."""
     test_potential: Names = ()
@@ -354,8 +355,7 @@ class TrainConfig(Job):
     """CPU threads; another number gives other last digits."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile forces before training, for steps that cost less; auto: go on without where that
-    fails, and say why, and (escn) only where the training is long enough to pay for it;
-    never: for short trainings."""
+    fails and say why, (escn) only in trainings long enough to pay for it; never: in short ones."""
     resume: bool = False
     """Go on from the last checkpoint in the work folder."""
 

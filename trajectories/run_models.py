@@ -218,13 +218,16 @@ def second_opinions(
 def _opened_network(
     config: RunConfig, bundle: Bundle, molecule: Molecule, compiled: bool
 ) -> LearnedPropagator:
-    return LearnedPropagator.from_bundle(
-        bundle,
-        molecule,
-        device=config.device,
-        dtype=getattr(torch, config.dtype),
-        compile=Compiling(strict=config.compile == "always") if compiled else False,
-    )
+    try:
+        return LearnedPropagator.from_bundle(
+            bundle,
+            molecule,
+            device=config.device,
+            dtype=getattr(torch, config.dtype),
+            compile=Compiling(strict=config.compile == "always") if compiled else False,
+        )
+    except ValueError as error:
+        raise ValueError(f"bundle {bundle.name!r}: {error}") from error
 
 
 def temperature_warnings(config: RunConfig, models: RunModels) -> list[str]:

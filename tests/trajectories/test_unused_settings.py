@@ -93,6 +93,11 @@ def test_a_job_file_may_have_settings_for_its_own_mode(tmp_path):
         check([str(job)])
 
 
+def test_a_structure_that_an_option_took_is_pointed_at():
+    with pytest.raises(ValueError, match=r"other-networks took a, mine\.xyz: name the file first"):
+        check(["--other-networks", "a", "mine.xyz"])
+
+
 def test_the_command_says_it_in_one_line(tmp_path, capsys):
     argv = ["run", "--example", "ethanol", "--n-slabs", "4", "--out", str(tmp_path / "out")]
     assert main(argv) == 2
