@@ -223,7 +223,8 @@ def _subtitle(record: RunRecord) -> str:
 
 def _numbers(record: RunRecord, ledger: CostLedger | None) -> list[tuple[str, str]]:
     total = record.length_ps * record.n_replicas
-    found = [(duration(total), f"simulated in {record.n_replicas} replicas")]
+    n = record.n_replicas
+    found = [(duration(total), f"simulated in {n} replica{'s' if n != 1 else ''}")]
     share = record.share(MadeBy.NETWORK)
     if record.mode == "metropolised" and record.sampling:
         found.append((f"{record.sampling['acceptance']:.1%}", "of the proposals accepted"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +110,11 @@ def _classical_cost(config: RunConfig, models: RunModels, store: Path) -> Classi
     # Parareal makes the trajectory of that very step.
     serial = config.mode == "parareal"
     step_fs = config.timestep_fs if serial else max(config.timestep_fs, _CLASSICAL_STEP_FS)
-    return measure_classical_cost(potential, last, step_fs, name=str(config.guard))
+    try:
+        return measure_classical_cost(potential, last, step_fs, name=str(config.guard))
+    except ValueError as error:  # a report without a price is better than none
+        print(f"egno-md: the classical price was not measured: {error}", file=sys.stderr)
+        return None
 
 
 def _known_potential(config: RunConfig, molecule: Molecule) -> Potential | None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from egno_md.cli import main
+from egno_md.trajectories import run_end
 from egno_md.trajectories.store_reader import TrajectoryReader
 from tests.trajectories.page import Page
 
@@ -150,6 +151,37 @@ def test_a_report_of_parareal_is_judged_by_the_wall_clock(words, tmp_path):
     facts = record(tmp_path / "out")
     assert facts["costs"]["judged_by"] == "wall"
     assert facts["parareal"]["work_ratio"] > 0
+
+
+def test_the_classical_price_is_of_half_a_femtosecond_or_of_the_serial_run(words, tmp_path):
+    finer = ("--timestep-fs", "0.25", "--report")
+    nested = ("--mode", "classical", "--inner-potential", "ethanol-distance", *finer)
+    slabs = ("--mode", "parareal", "--n-slabs", "3", "--frames-per-slab", "2", *finer)
+    for name, more, step_fs in (("nested", nested, 0.5), ("slabs", slabs, 0.25)):
+        assert main(words(tmp_path / name, *more)) == 0
+        assert record(tmp_path / name)["costs"]["classical"]["timestep_fs"] == step_fs
+
+
+def test_without_a_classical_price_there_is_a_report(words, tmp_path, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise ValueError("integration failed at 1 fs")
+
+    monkeypatch.setattr(run_end, "measure_classical_cost", fails)
+    slabs = ("--mode", "parareal", "--n-slabs", "3", "--frames-per-slab", "2", "--report")
+    assert main(words(tmp_path / "out", *slabs)) == 0
+    assert "price was not measured: integration failed at 1 fs" in capsys.readouterr().err
+    assert record(tmp_path / "out")["costs"] is None
+    page = Page((tmp_path / "out" / "report.html").read_text()).words
+    assert "The price of classical integration was not measured in this run." in page
+
+
+def test_workers_of_another_mode_are_refused_on_resume(words, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(words(out, "--mode", "classical")) == 0
+    longer = ["run", "--resume", "--out", str(out), "--length-ps", "0.048"]
+    assert main([*longer, "--n-workers", "2"]) == 2
+    assert "n_workers = 2 would have no effect here" in capsys.readouterr().err
+    assert main(longer) == 0
 
 
 def test_a_frame_between_two_outer_steps_is_refused_by_their_name(words, tmp_path, capsys):

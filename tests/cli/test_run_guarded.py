@@ -36,12 +36,14 @@ def test_limits_are_calibrated_kept_and_reported(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["run", *words(out, *FULL)]) == 0
     captured = capsys.readouterr()
+    assert "calibrating the judges with 5 windows of the guard's own dynamics" in captured.err
     assert "limits from 5 windows of 72 fs of the trusted dynamics" in captured.err
     record = json.loads((out / "run.json").read_text())
     guard = record["guard"]
     limits = guard["limits"]
     assert limits == TrajectoryReader(out / "trajectory.zarr").header.notes["guard_limits"]
     assert 0.0 < limits["energy_eV"] <= 0.1
+    assert limits["cpu_s"] > 0.0
     assert limits["bond_A"] > 0.0
     assert (limits["n_windows"], limits["alarm_rate"], limits["window_fs"]) == (5, 0.5, 72.0)
     assert guard["energy_limit_eV"] == limits["energy_eV"]
@@ -53,7 +55,13 @@ def test_limits_are_calibrated_kept_and_reported(tmp_path, capsys):
     assert f", {guard['proposals']} proposals judged)" in captured.out
     assert said in captured.out
     page = (out / "report.html").read_text()
-    for text in (said[1:], "A proposal is 2 segments in a row of the network", "were as short as"):
+    spent = f"calibration of the judges ({limits['cpu_s']:.0f} CPU-seconds)"
+    for text in (
+        spent,
+        said[1:],
+        "A proposal is 2 segments in a row of the network",
+        "were as short as",
+    ):
         assert text in page
 
 

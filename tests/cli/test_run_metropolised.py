@@ -9,6 +9,7 @@ import pytest
 from egno_md.bundle import load_bundle
 from egno_md.cli import main
 from egno_md.segment import MadeBy
+from egno_md.trajectories import run_setup
 from egno_md.trajectories.store_reader import TrajectoryReader
 from tests.trajectories.page import Page
 
@@ -161,7 +162,11 @@ def test_the_training_of_a_quick_copy_is_counted_and_a_copy_is_no_target(words, 
         (["--proposal", "no-such"], "no bundle 'no-such'"),
     ],
 )
-def test_what_cannot_be_is_refused(words, tmp_path, capsys, more, message):
+def test_what_cannot_be_is_refused(words, tmp_path, capsys, monkeypatch, more, message):
+    def never(*_):
+        raise AssertionError("time was spent on the equilibration")
+
+    monkeypatch.setattr(run_setup, "equilibrate", never)
     assert main(words(tmp_path / "out", *more)) == 2
     said = capsys.readouterr().err
     assert message in said.splitlines()[-1]

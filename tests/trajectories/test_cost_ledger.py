@@ -53,6 +53,10 @@ def test_a_slower_run_says_never():
     assert "never" in ledger.sentence()
     assert "2.0 times the CPU time" in ledger.sentence()
     assert json.loads(json.dumps(ledger.to_json(), allow_nan=False))["break_even_ps"] == "never"
+    copied = cost_ledger(500.0, 600.0, 100.0, CLASSICAL, 1000.0, trusted=False).sentence()
+    assert "integrate classically instead" in ledger.sentence()
+    assert "integrate classically" not in copied
+    assert "a copy not to be trusted alone" in copied
 
 
 def test_parareal_is_judged_by_the_wall_clock():
