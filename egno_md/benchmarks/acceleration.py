@@ -29,7 +29,7 @@ from egno_md.benchmarks.acceleration_rows import (
 from egno_md.benchmarks.acceleration_runs import Runner
 from egno_md.benchmarks.acceleration_tables import Counted, Sampled, joined, tables_of
 from egno_md.benchmarks.fitted_force_field import FittedForceField, fit_force_field
-from egno_md.benchmarks.reweighted_reference import N_REPLICAS, reweighted_record
+from egno_md.benchmarks.reweighted_reference import N_REPLICAS, energies_of, reweighted_record
 from egno_md.benchmarks.rollout_measures import Record
 from egno_md.benchmarks.rollout_reference import TIMESTEP_FS, RolloutPlan, reference_record
 from egno_md.benchmarks.rollout_subject import (
@@ -117,7 +117,7 @@ def measure(config: BenchmarkConfig) -> list[Table]:
     if compiled:
         _compile(cheap.potential)
     weighed = config.reference == "reweighted"
-    _announce(cheap.potential if weighed else subject.potential, subject, plan, minutes, len(rows))
+    _announce(cheap.potential if weighed else None, subject, plan, minutes, len(rows))
     if weighed:
         reference = reweighted_record(
             subject, cheap.potential, cheap.name, plan, folder / "references"
@@ -203,7 +203,7 @@ def _plan(config: BenchmarkConfig) -> RolloutPlan:
         n_replicas=n,
         length_ps=length,
         nve_ps=0.0,
-        n_reference=N_REPLICAS - n if weighed else 2 * n,
+        n_reference=N_REPLICAS if weighed else 2 * n,
         reference_ps=length,
         burn_in_ps=0.5 * length if weighed else min(5.0, length),
         n_windows=0,
@@ -212,20 +212,30 @@ def _plan(config: BenchmarkConfig) -> RolloutPlan:
 
 
 def _announce(
-    carrier: Potential, subject: Subject, plan: RolloutPlan, minutes: float, n_rows: int
+    cheap: Potential | None, subject: Subject, plan: RolloutPlan, minutes: float, n_rows: int
 ) -> None:
-    """Say how long all of it will take, from a few steps of the reference's potential."""
-    n = plan.n_reference + plan.n_replicas
+    """Say how long all of it will take, from a few steps of the potential of the reference.
+
+    Args:
+        cheap: that moves a reweighted reference, None where the true one does.
+        subject: gives the true one.
+        plan: lengths.
+        minutes: processor time of each row.
+        n_rows: how many.
+    """
+    # The burn-in moves the replicas of the rows, too, where the true potential does.
+    n = plan.n_reference + (plan.n_replicas if cheap is None else 0)
     x = subject.start.positions[:1].double().expand(n, -1, -1).clone()
-    dynamics = VelocityVerlet(carrier, TIMESTEP_FS, 2 * TIMESTEP_FS, 1)
+    dynamics = VelocityVerlet(cheap or subject.potential, TIMESTEP_FS, 2 * TIMESTEP_FS, 1)
     state = dynamics.advance(State.at_rest(subject.start.molecule, x)).last
     began = time.process_time()
     dynamics.advance(state)
     per_step = (time.process_time() - began) / 2
-    # The burn-in moves the replicas of the rows, too. Energies for weighing are a small part.
     n_steps = 1e3 * plan.burn_in_ps / TIMESTEP_FS
     n_steps += 1e3 * plan.reference_ps / TIMESTEP_FS * plan.n_reference / n
     reference = n_steps * per_step / 60.0
+    if cheap is not None:
+        reference += energies_of(plan) * _energy_cpu_s(subject.potential, state) / 60.0
     compiling = "; compiling the networks takes up to two minutes more in each row"
     print(
         f"egno-md: about {reference + n_rows * minutes:.3g} CPU minutes: reference "
@@ -233,6 +243,15 @@ def _announce(
         + (compiling if minutes >= _COMPILE_FROM_MINUTES else ""),
         file=sys.stderr,
     )
+
+
+def _energy_cpu_s(potential: Potential, state: State) -> float:
+    """Processor time of one energy, about."""
+    few = state.replica(torch.arange(min(8, state.n_replicas)))
+    potential.energies(few)
+    began = time.process_time()
+    potential.energies(few)
+    return (time.process_time() - began) / few.n_replicas
 
 
 def _cheap(config: BenchmarkConfig, subject: Subject, structure: Path, folder: Path) -> _Cheap:

@@ -94,6 +94,25 @@ def reweighted_record(
     return remember(cache, "reweighted", about, lambda: _made(subject, cheap, cheap_name, plan))
 
 
+def energies_of(plan: RolloutPlan) -> int:
+    """Count the energies of the true potential that weighing asks for.
+
+    Args:
+        plan: as for `reweighted_record`.
+    """
+    n_burn, n_run = _frames(plan)
+    return N_REPLICAS * (n_burn // 2 + n_run) // _WEIGHED_EVERY
+
+
+def _frames(plan: RolloutPlan) -> tuple[int, int]:
+    """Frames of burn-in and run, whole numbers of those that are weighed."""
+    n_burn, n_run = (
+        _WEIGHED_EVERY * max(1, frames_for(ps, _WEIGHED_EVERY * _LOOK_FS))
+        for ps in (plan.burn_in_ps, plan.reference_ps)
+    )
+    return n_burn, n_run
+
+
 def log_weights(true_eV: Tensor, cheap_eV: Tensor, temperature_K: float) -> Tensor:
     """Logarithm of each frame's weight; the weights of all sum to 1.
 
@@ -157,11 +176,8 @@ def _made(subject: Subject, cheap: Potential, cheap_name: str, plan: RolloutPlan
     )
     bath = (plan.temperature_K, plan.friction_per_ps, noise)
     dynamics = Langevin(cheap, TIMESTEP_FS, _LOOK_FS, 1, *bath)
-    n_burn, n_run = (
-        _WEIGHED_EVERY * max(1, frames_for(ps, _WEIGHED_EVERY * _LOOK_FS))
-        for ps in (plan.burn_in_ps, plan.reference_ps)
-    )
-    n_weighed = (n_burn // 2 + n_run) // _WEIGHED_EVERY
+    n_burn, n_run = _frames(plan)
+    n_weighed = energies_of(plan) // N_REPLICAS
     with progress_bar(f"{subject.name}: reference", n_burn + n_run + n_weighed) as advance:
         state, warm = _rolled(dynamics, state, n_burn, cheap_name, advance)
         _, run = _rolled(dynamics, state, n_run, cheap_name, advance)
