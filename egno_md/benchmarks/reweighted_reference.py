@@ -29,6 +29,7 @@ from egno_md.benchmarks.rollout_reference import TIMESTEP_FS, RolloutPlan
 from egno_md.benchmarks.rollout_subject import Subject
 from egno_md.data.cache import potential_fingerprint, remember
 from egno_md.data.progress import progress_bar
+from egno_md.propagators.by_replicas import by_replicas
 from egno_md.propagators.classical import Langevin
 from egno_md.roles import Potential
 from egno_md.state import Molecule, State, maxwell_boltzmann
@@ -117,7 +118,7 @@ def log_weights(true_eV: Tensor, cheap_eV: Tensor, temperature_K: float) -> Tens
     """Logarithm of each frame's weight; the weights of all sum to 1.
 
     Args:
-        true_eV: `(...)`, energies of the true potential.
+        true_eV: `(...)`, energies of the true potential; a frame without one weighs nothing.
         cheap_eV: `(...)`, of the one that made the frames.
         temperature_K: of both.
 
@@ -125,6 +126,7 @@ def log_weights(true_eV: Tensor, cheap_eV: Tensor, temperature_K: float) -> Tens
         `(...)` float64.
     """
     log = -(true_eV.double() - cheap_eV.double()) / (BOLTZMANN_EV_PER_K * temperature_K)
+    log = torch.where(torch.isfinite(true_eV), log, -torch.inf)
     return log - log.flatten().logsumexp(0)
 
 
@@ -220,7 +222,7 @@ def _weighed(
     flat, energies = x.flatten(0, 1), []
     for part in torch.split(flat, _AT_ONCE):
         state = State.at_rest(subject.start.molecule, part.double())
-        energies.append([p.energies(state).double() for p in (subject.potential, cheap)])
+        energies.append([_energies(p, state) for p in (subject.potential, cheap)])
         advance(len(part) // x.shape[0], subject.potential_name)
     true, copied = (
         torch.cat(column).reshape(x.shape[:2]) for column in zip(*energies, strict=True)
@@ -235,6 +237,17 @@ def _weighed(
             "--reference langevin"
         )
     return log
+
+
+def _energies(potential: Potential, state: State) -> Tensor:
+    """Energies `(n_replicas,)` eV; NaN where the potential refuses a geometry."""
+    found = torch.full((state.n_replicas,), float("nan"), dtype=torch.float64)
+    for rows, made in by_replicas(
+        state.n_replicas, lambda rows: potential.energies(state.replica(rows))
+    ):
+        if not isinstance(made, ValueError):
+            found[rows] = made.detach().to("cpu", torch.float64)
+    return found
 
 
 def _statistics(molecule: Molecule, run: Tensor, log: Tensor, generator: torch.Generator) -> Record:
@@ -265,15 +278,7 @@ def _samples(molecule: Molecule, run: Tensor) -> Tensor:
     )
     slow.add(run)
     found: EffectiveSamples | None = slow.result()
-    nothing = [float("nan")] * 4
-    counts = (
-        nothing
-        if found is None
-        else [
-            found.mean,
-            found.slowest,
-            found.n_frames,
-            found.spacing_fs,
-        ]
-    )
+    counts = [float("nan")] * 4
+    if found is not None:
+        counts = [found.mean, found.slowest, found.n_frames, found.spacing_fs]
     return torch.tensor(counts, dtype=torch.float64)

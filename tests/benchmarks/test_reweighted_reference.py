@@ -102,6 +102,21 @@ class TestRefused:
         with pytest.raises(ValueError, match=r"stiff springs is too unlike the springs: .* 10%"):
             made(tmp_path, Stiffer(1.0, 0.3))
 
+    def test_frames_that_the_true_potential_refuses_weigh_nothing(self, tmp_path):
+        class Short(Springs):
+            """Refuses a first bond longer than usual."""
+
+            def energies(self, state):
+                length = (state.positions[:, 1] - state.positions[:, 0]).norm(dim=-1)
+                if bool((length > LENGTHS[0]).any()):
+                    raise ValueError("too long")
+                return super().energies(state)
+
+        subject = Subject("springs", None, Short(), "short springs", start(1))
+        record = reweighted_record(subject, Springs(), "the springs", plan(), tmp_path)
+        assert float(record["bond_max_A"][0]) <= float(LENGTHS[0]) + 1e-6
+        assert 0.3 < float(record["effective_share"]) < 0.7
+
     def test_a_copy_whose_dynamics_fails(self, tmp_path):
         class Broken(Springs):
             def evaluate(self, state):
