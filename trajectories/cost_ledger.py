@@ -144,13 +144,10 @@ class CostLedger:
                 "CPU-second."
             )
         if self.cpu_speedup <= 1.0:
-            return (
-                f"This run needed {1 / self.cpu_speedup:.1f} times the CPU time of {rival}: "
-                + (
-                    "it never pays; integrate classically instead."
-                    if self.trusted
-                    else "it never pays, and that potential is a copy not to be trusted alone."
-                )
+            return f"This run needed {1 / self.cpu_speedup:.1f} times the CPU time of {rival}: " + (
+                "it never pays; integrate classically instead."
+                if self.trusted
+                else "it never pays, and that potential is a copy not to be trusted alone."
             )
         text = f"This run needed {self.cpu_speedup:.1f} times less CPU time than {rival}."
         return text + self._training()
