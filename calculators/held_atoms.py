@@ -16,7 +16,7 @@ from ase.constraints import FixAtoms, FixCom
 
 from egno_md.propagators.degrees_of_freedom import degrees_of_freedom, without_rotation
 from egno_md.propagators.own_baths import refuse_still_centre
-from egno_md.propagators.same_masses import made_for, other_mass
+from egno_md.propagators.same_masses import wrong_mass
 from egno_md.roles import Propagator
 from egno_md.segment import Segment
 from egno_md.state import Molecule, State, kinetic_energy
@@ -62,15 +62,7 @@ class Held:
         if self.centre:
             instead = "remove FixCom, or make Metropolised with zero_momentum=True"
             refuse_still_centre(propagator, "FixCom", instead)
-        known = made_for(propagator)
-        if known is None:
-            return
-        if not torch.equal(known.numbers.cpu(), molecule.numbers):
-            raise ValueError(
-                f"the propagator was made for {known.n_atoms} atoms other than the "
-                f"{molecule.n_atoms} here, or in another order"
-            )
-        found = other_mass(known, molecule)
+        found = wrong_mass(propagator, molecule)
         if found is None:
             return
         atom, mine, theirs = found

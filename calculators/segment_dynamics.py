@@ -149,7 +149,7 @@ class SegmentDynamics(MolecularDynamics):
             "recover_after": recover_after,
         }
         if guard is None:
-            refuse_unguarded(options)
+            refuse_unguarded(options, SegmentDynamics)
         else:
             potential, calculator = potential_behind(guard)
             self.propagator = guarded(fast, potential, **options)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -35,17 +36,6 @@ from egno_md.state import Molecule, State
 
 #: Coupling of a bath where nothing is said, 1/ps.
 USUAL_COUPLING_PER_PS: Final = 10.0
-
-#: Options of a guard where nothing is said.
-_USUAL_GUARD: Final[Mapping[str, object]] = {
-    "energy_limit_eV": 0.1,
-    "energy_frames": "auto",
-    "judges": (),
-    "fallback": None,
-    "fallback_timestep_fs": 0.5,
-    "segments_per_proposal": 1,
-    "recover_after": None,
-}
 
 #: A model that makes segments, in any of the ways it may be given.
 Maker = str | Path | Bundle | Propagator
@@ -225,17 +215,19 @@ def guarded(
     )
 
 
-def refuse_unguarded(options: Mapping[str, object]) -> None:
+def refuse_unguarded(options: Mapping[str, object], driver: Callable[..., object]) -> None:
     """Refuse what does nothing without a guard.
 
     Args:
         options: of `guarded`, as they were given.
+        driver: what they were given to; its signature says what is usual.
 
     Raises:
         ValueError: naming the first that is not as usual.
     """
+    usual = inspect.signature(driver).parameters
     for name, value in options.items():
-        if value is not None and value != _USUAL_GUARD[name]:
+        if value is not None and value != usual[name].default:
             raise ValueError(f"{name} goes with a guard: give guard=, too, or leave {name} out")
 
 

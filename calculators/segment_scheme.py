@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import openmm
-import torch
 
 from egno_md.bonds import constitution
 from egno_md.bundle import Bundle, load_bundle
@@ -18,7 +17,7 @@ from egno_md.calculators.context_integrator import ContextIntegrator
 from egno_md.propagators.guarded import GuardedPropagator
 from egno_md.propagators.learned import LearnedPropagator
 from egno_md.propagators.own_baths import refuse_second_bath, refuse_still_centre
-from egno_md.propagators.same_masses import made_for, other_mass
+from egno_md.propagators.same_masses import wrong_mass
 from egno_md.roles import Judge, Propagator
 from egno_md.state import Molecule
 
@@ -49,24 +48,13 @@ def open_propagator(propagator: str | Path | Bundle | Propagator, molecule: Mole
                 stacklevel=3,
             )
         return learned
-    if (known := made_for(propagator)) is not None:
-        _check_same_atoms(known, molecule)
-    return propagator
-
-
-def _check_same_atoms(known: Molecule, molecule: Molecule) -> None:
-    """Refuse a propagator that was made for other atoms."""
-    if not torch.equal(known.numbers.cpu(), molecule.numbers):
-        raise ValueError(
-            f"the propagator was made for {known.n_atoms} atoms other than the "
-            f"{molecule.n_atoms} of the system, or in another order"
-        )
-    if found := other_mass(known, molecule):
+    if found := wrong_mass(propagator, molecule):
         atom, mine, theirs = found
         raise ValueError(
             f"atom {atom} has mass {mine:g} amu in the system and {theirs:g} amu in the "
             "propagator; make the propagator for molecule_from_openmm(topology, system)"
         )
+    return propagator
 
 
 def refuse_constraints(system: openmm.System, propagator: Propagator, policy: str) -> None:

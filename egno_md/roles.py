@@ -60,13 +60,17 @@ def refuse_no_potential(name: str, given: object) -> None:
     Raises:
         ValueError: saying how to open a bundle.
     """
-    if isinstance(given, Potential):
-        return
-    what = f"the name {given!r}" if isinstance(given, str) else f"a {type(given).__name__}"
-    raise ValueError(
-        f"{name} is {what}, which is no potential; open a bundle by "
-        "ESCNPotential.from_bundle(name), or DistancePotential.from_bundle(name) for a quick copy"
-    )
+    if not isinstance(given, Potential):
+        raise ValueError(
+            f"{name} is {_what(given)}, which is no potential; open a bundle by "
+            "ESCNPotential.from_bundle(name), or DistancePotential.from_bundle(name) for a quick "
+            "copy"
+        )
+
+
+def _what(given: object) -> str:
+    """Say what was given in a part's place."""
+    return f"the name {given!r}" if isinstance(given, str) else f"a {type(given).__name__}"
 
 
 @runtime_checkable
@@ -121,13 +125,11 @@ def refuse_no_propagator(name: str, given: object) -> None:
     Raises:
         ValueError: saying how to open a bundle.
     """
-    if callable(getattr(given, "advance", None)):
-        return
-    what = f"the name {given!r}" if isinstance(given, str) else f"a {type(given).__name__}"
-    raise ValueError(
-        f"{name} is {what}, which is no propagator; open a bundle by "
-        "LearnedPropagator.from_bundle(name, molecule)"
-    )
+    if not callable(getattr(given, "advance", None)):
+        raise ValueError(
+            f"{name} is {_what(given)}, which is no propagator; open a bundle by "
+            "LearnedPropagator.from_bundle(name, molecule)"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

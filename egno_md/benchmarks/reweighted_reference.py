@@ -41,7 +41,7 @@ from egno_md.trajectories.run_setup import seeded
 from egno_md.trajectories.statistics import trajectory_statistics
 from egno_md.units import BOLTZMANN_EV_PER_K
 
-#: Replicas of the cheap dynamics; many together cost a third of a few.
+#: Replicas of the cheap dynamics; a ps costs less where many move together.
 N_REPLICAS: Final = 48
 
 #: Time between the frames that slow coordinates are followed by, fs.
@@ -221,6 +221,7 @@ def _weighed(
     """Logarithms of the weights of frames `(n_replicas, n, n_atoms, 3)`."""
     flat, energies = x.flatten(0, 1), []
     for part in torch.split(flat, _AT_ONCE):
+        # Both of the frames as they are kept, in float32: the difference must be of one geometry.
         state = State.at_rest(subject.start.molecule, part.double())
         energies.append([_energies(p, state) for p in (subject.potential, cheap)])
         advance(len(part) // x.shape[0], subject.potential_name)

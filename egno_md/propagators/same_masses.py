@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
+
 from egno_md.roles import Propagator
 from egno_md.state import Molecule
 
@@ -49,3 +51,28 @@ def made_for(propagator: Propagator) -> Molecule | None:
         if isinstance(within, Propagator):
             return made_for(within)
     return None
+
+
+def wrong_mass(propagator: Propagator, molecule: Molecule) -> tuple[int, float, float] | None:
+    """Find the atom that a propagator takes for a lighter or heavier one.
+
+    Args:
+        propagator: any, also within baths, guards and accept/reject.
+        molecule: what would move.
+
+    Returns:
+        The atom, its mass in `molecule` and in the propagator, amu; None where all suit, or the
+        propagator takes the masses of what it moves.
+
+    Raises:
+        ValueError: if it was made for other elements, or another order of them.
+    """
+    known = made_for(propagator)
+    if known is None:
+        return None
+    if not torch.equal(known.numbers.cpu(), molecule.numbers):
+        raise ValueError(
+            f"the propagator was made for {known.n_atoms} atoms other than the "
+            f"{molecule.n_atoms} here, or in another order"
+        )
+    return other_mass(known, molecule)

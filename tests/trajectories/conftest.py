@@ -2,8 +2,13 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 
+from egno_md.propagators.classical import VelocityVerlet
+from egno_md.segment import Segment
+from egno_md.state import State, maxwell_boltzmann
 from tests.trajectories.store_files import fill
+from tests.trajectories.water_on_springs import SHAPE, WATER, Springs
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +27,15 @@ def good(oscillator, tmp_path_factory):
     path = tmp_path_factory.mktemp("good") / "run.zarr"
     fill(oscillator, path, 4)
     return path
+
+
+@pytest.fixture
+def start() -> State:
+    v = maxwell_boltzmann(WATER, 3, 300.0, torch.Generator().manual_seed(8))
+    return State(WATER, SHAPE.expand(3, 3, 3).clone(), v, time_fs=100.0)
+
+
+@pytest.fixture
+def segment(start) -> Segment:
+    """Four frames of good dynamics of three replicas, free to be spoiled."""
+    return VelocityVerlet(Springs(), 0.25, 2.0, 4).advance(start)
